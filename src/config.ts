@@ -1,0 +1,200 @@
+/**
+ * Environment and config/*.json → one typed, frozen object, or a clear error.
+ *
+ * Every variable is validated when the process starts; nothing else in the project reads `process.env`.
+ */
+import { readFileSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { z } from 'zod';
+
+/** How pg-boss treats a queue's jobs and how many of them this process works at once. */
+export type QueueConfig = {
+  /** Handlers running at once in one process. */
+  readonly concurrency: number;
+  /** Attempts after the first before a job goes to the dead letters. */
+  readonly retryLimit: number;
+  /** First delay of the exponential backoff, in seconds. */
+  readonly retryDelaySeconds: number;
+  readonly retryDelayMaxSeconds: number;
+  /** After this many seconds pg-boss takes an active job for lost. */
+  readonly expireSeconds: number;
+  /** Heartbeat interval in seconds (at least 10), or null where the work has a lease of its own. */
+  readonly heartbeatSeconds: number | null;
+  /** How long finished jobs stay in pg-boss; their history is in `agentd.job_runs`. */
+  readonly deleteAfterSeconds: number;
+  /** Jobs of one workspace that may run at once unless its plan says otherwise. */
+  readonly workspaceCeiling: number;
+  /** Jobs of one workspace that may wait inside pg-boss beside the running ones. */
+  readonly workspaceBuffer: number;
+};
+
+/** Everything that is in force for one process. Immutable. */
+export type Config = {
+  /** Null means the embedded database. */
+  readonly databaseUrl: string | null;
+  readonly dataDir: string;
+  readonly embeddedPort: number;
+  readonly autoMigrate: boolean;
+  readonly openai: { readonly apiKey: string | null; readonly baseUrl: string | null };
+  readonly embedding: { readonly model: string; readonly dimensions: number };
+  /** `ENCRYPTION_KEYS` or `ENCRYPTION_KEY` as given; providers/secrets.ts parses it. */
+  readonly encryptionKeys: string | null;
+  readonly storageUrl: string;
+  readonly queues: Readonly<Record<string, QueueConfig>>;
+  readonly http: { readonly host: string; readonly port: number };
+  readonly allowedPrivateHosts: readonly string[];
+  readonly drainSeconds: number;
+  readonly logLevel: string;
+};
+
+/** Raised for every mistake in the configuration at once; the command line exits with 2. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+  readonly problems: readonly string[];
+  constructor(problems: readonly string[]) {
+    super(`The configuration is not usable:\n${problems.map((p) => `  - ${p}`).join('\n')}`);
+    this.problems = problems;
+  }
+}
+
+const queueSchema = z.strictObject({
+  concurrency: z.int().min(1).max(1000),
+  retryLimit: z.int().min(0),
+  retryDelaySeconds: z.int().min(0),
+  retryDelayMaxSeconds: z.int().min(1),
+  expireSeconds: z.int().min(1),
+  heartbeatSeconds: z.int().min(10).nullable(),
+  deleteAfterSeconds: z.int().min(1),
+  workspaceCeiling: z.int().min(1),
+  workspaceBuffer: z.int().min(0),
+});
+
+/** The folder with the JSON configuration, beside the sources or the build. */
+export const configDir = join(dirname(fileURLToPath(import.meta.url)), '..', 'config');
+
+/** Reads and validates one file of config/. Throws ConfigError naming the file and the field. */
+export function readConfigFile<T>(name: string, schema: z.ZodType<T>): T {
+  const path = join(configDir, name);
+  let data: unknown;
+  try {
+    data = JSON.parse(readFileSync(path, 'utf8'));
+  } catch (error) {
+    throw new ConfigError([`config/${name} can't be read: ${(error as Error).message}`]);
+  }
+  const result = schema.safeParse(data);
+  if (!result.success) {
+    throw new ConfigError(result.error.issues.map((i) => `config/${name}, ${i.path.join('.')}: ${i.message}`));
+  }
+  return result.data;
+}
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/**
+ * Builds the configuration from the environment given (normally `process.env`).
+ *
+ * Throws ConfigError listing every problem. Empty variables count as absent. No value of a secret
+ * variable is ever part of a message.
+ */
+export function loadConfig(env: Env = process.env): Config {
+  const problems: string[] = [];
+  const text = (name: string): string | null => env[name]?.trim() || null;
+  const int = (name: string, fallback: number, min: number, max: number): number => {
+    const raw = text(name);
+    if (raw === null) return fallback;
+    const value = Number(raw);
+    if (Number.isInteger(value) && value >= min && value <= max) return value;
+    problems.push(`${name} must be a whole number from ${min} to ${max}, not '${raw}'.`);
+    return fallback;
+  };
+  const bool = (name: string, fallback: boolean): boolean => {
+    const raw = text(name)?.toLowerCase();
+    if (raw === undefined) return fallback;
+    if (['true', '1', 'yes', 'on'].includes(raw)) return true;
+    if (['false', '0', 'no', 'off'].includes(raw)) return false;
+    problems.push(`${name} must be true or false, not '${raw}'.`);
+    return fallback;
+  };
+  const url = (name: string, protocols: readonly string[]): string | null => {
+    const raw = text(name);
+    if (raw === null) return null;
+    const protocol = URL.canParse(raw) ? new URL(raw).protocol : null;
+    if (protocol !== null && protocols.includes(protocol)) return raw;
+    problems.push(`${name} must be a URL that starts with ${protocols.map((p) => `${p}//`).join(' or ')}.`);
+    return null;
+  };
+
+  const databaseUrl = url('DATABASE_URL', ['postgres:', 'postgresql:']);
+  const dataDir = resolve(text('AGENTD_DATA_DIR') ?? '.agentd');
+  const logLevel = text('AGENTD_LOG_LEVEL') ?? 'info';
+  if (!['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'].includes(logLevel)) {
+    problems.push(`AGENTD_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent, not '${logLevel}'.`);
+  }
+
+  let queues: Record<string, QueueConfig> = {};
+  try {
+    queues = readConfigFile('queues.json', z.record(z.string(), queueSchema));
+    queues = selectQueues(queues, text('AGENTD_QUEUES'), problems);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    problems.push(...error.problems);
+  }
+
+  const config: Config = {
+    databaseUrl,
+    dataDir,
+    embeddedPort: int('AGENTD_EMBEDDED_PORT', 54329, 0, 65535),
+    autoMigrate: bool('AGENTD_AUTO_MIGRATE', databaseUrl === null),
+    openai: { apiKey: text('OPENAI_API_KEY'), baseUrl: url('OPENAI_BASE_URL', ['http:', 'https:']) },
+    embedding: {
+      model: text('AGENTD_EMBEDDING_MODEL') ?? 'text-embedding-3-small',
+      dimensions: int('AGENTD_EMBEDDING_DIMENSIONS', 1536, 1, 4000),
+    },
+    encryptionKeys: text('ENCRYPTION_KEYS') ?? text('ENCRYPTION_KEY'),
+    storageUrl: url('AGENTD_STORAGE_URL', ['file:', 's3:']) ?? `file://${join(dataDir, 'storage')}`,
+    queues,
+    http: {
+      host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',
+      port: int('AGENTD_HTTP_PORT', 9464, 0, 65535),
+    },
+    allowedPrivateHosts: (text('AGENTD_ALLOWED_PRIVATE_HOSTS') ?? '').split(',').map((h) => h.trim()).filter(Boolean),
+    drainSeconds: int('AGENTD_DRAIN_SECONDS', 30, 0, 3600),
+    logLevel,
+  };
+  if (problems.length > 0) throw new ConfigError(problems);
+  return deepFreeze(config);
+}
+
+/** `task-run=32,document-ingest` keeps the named queues, with the concurrency given or the file's. */
+function selectQueues(
+  all: Record<string, QueueConfig>,
+  selection: string | null,
+  problems: string[],
+): Record<string, QueueConfig> {
+  if (selection === null) return all;
+  const chosen: Record<string, QueueConfig> = {};
+  for (const part of selection.split(',').map((p) => p.trim()).filter(Boolean)) {
+    const [name = '', count] = part.split('=');
+    const queue = all[name];
+    if (!queue) {
+      problems.push(`AGENTD_QUEUES names '${name}', which is no queue. Known: ${Object.keys(all).join(', ')}.`);
+      continue;
+    }
+    const concurrency = count === undefined ? queue.concurrency : Number(count);
+    if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > 1000) {
+      problems.push(`AGENTD_QUEUES: the concurrency of ${name} must be a whole number from 1 to 1000, not '${count}'.`);
+      continue;
+    }
+    chosen[name] = { ...queue, concurrency };
+  }
+  return chosen;
+}
+
+function deepFreeze<T>(value: T): T {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value);
+    for (const inner of Object.values(value)) deepFreeze(inner);
+  }
+  return value;
+}

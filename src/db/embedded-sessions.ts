@@ -1,0 +1,112 @@
+/**
+ * Shares PGlite's single backend between socket connections.
+ *
+ * The socket server's own queue hands messages to the backend one at a time, so that between one
+ * connection's Parse and Bind another connection's Parse may come: the second then executes the wrong
+ * statement. Here a connection's messages are kept together up to the one that ends them (Sync, or a
+ * simple query), and a connection inside a transaction keeps the backend until the transaction ends.
+ */
+import type { PGlite } from '@electric-sql/pglite';
+import type { PGLiteSocketHandlerOptions } from '@electric-sql/pglite-socket';
+
+/** The part of the socket server's queue that its connection handlers use. */
+export type SessionQueue = PGLiteSocketHandlerOptions['queryQueue'];
+
+type Work = {
+  readonly connection: number;
+  readonly message: Uint8Array;
+  readonly onData: (data: Uint8Array) => void;
+  readonly resolve: (bytes: number) => void;
+  readonly reject: (error: unknown) => void;
+};
+
+const PARSE = 0x50;
+const BIND = 0x42;
+const DESCRIBE = 0x44;
+const EXECUTE = 0x45;
+const CLOSE = 0x43;
+
+/** Messages of the extended protocol that wait for the Sync behind them. */
+const held = new Set([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE]);
+
+/** One backend, many connections: groups run one after the other, transactions undisturbed. */
+export class EmbeddedSessions {
+  readonly #db: PGlite;
+  readonly #parts = new Map<number, Uint8Array[]>();
+  #queue: Work[] = [];
+  /** The connection whose transaction is open. */
+  #owner: number | null = null;
+  #running = false;
+
+  constructor(db: PGlite) {
+    this.#db = db;
+  }
+
+  /** Takes one protocol message; resolves with the number of bytes answered. */
+  enqueue(connection: number, message: Uint8Array, onData: (data: Uint8Array) => void): Promise<number> {
+    const parts = this.#parts.get(connection);
+    if (held.has(message[0] ?? 0)) {
+      if (parts) parts.push(message);
+      else this.#parts.set(connection, [message]);
+      return Promise.resolve(0);
+    }
+    this.#parts.delete(connection);
+    const whole = parts ? Buffer.concat([...parts, message]) : message;
+    return new Promise((resolve, reject) => {
+      this.#queue.push({ connection, message: whole, onData, resolve, reject });
+      void this.#run();
+    });
+  }
+
+  /** Called when a connection closes: its waiting messages are dropped. */
+  clearQueueForHandler(connection: number): void {
+    this.#parts.delete(connection);
+    for (const work of this.#queue) if (work.connection === connection) work.reject(new Error('disconnected'));
+    this.#queue = this.#queue.filter((work) => work.connection !== connection);
+  }
+
+  /** Called when a connection closes: a transaction that it left open is rolled back. */
+  async clearTransactionIfNeeded(connection: number): Promise<void> {
+    if (this.#owner !== connection) return;
+    await this.#db.exec('rollback');
+    this.#owner = null;
+    void this.#run();
+  }
+
+  getQueueLength(): number {
+    return this.#queue.length;
+  }
+
+  async #run(): Promise<void> {
+    if (this.#running) return;
+    this.#running = true;
+    try {
+      for (let work = this.#next(); work; work = this.#next()) {
+        const { connection, message, onData, resolve, reject } = work;
+        let bytes = 0;
+        try {
+          await this.#db.runExclusive(() =>
+            this.#db.execProtocolRawStream(message, {
+              onRawData: (data) => {
+                bytes += data.length;
+                onData(data);
+              },
+            }),
+          );
+          this.#owner = this.#db.isInTransaction() ? connection : null;
+          resolve(bytes);
+        } catch (error) {
+          reject(error);
+        }
+      }
+    } finally {
+      this.#running = false;
+    }
+  }
+
+  #next(): Work | undefined {
+    if (this.#owner === null) return this.#queue.shift();
+    const index = this.#queue.findIndex((work) => work.connection === this.#owner);
+    return index < 0 ? undefined : this.#queue.splice(index, 1)[0];
+  }
+}

@@ -1,0 +1,195 @@
+/**
+ * Migrations up and down, and pg-boss's schema with agentd's queues, by one command.
+ *
+ * Kysely runs the whole batch in one transaction: a migration that fails leaves the database as it was.
+ */
+import { type Kysely, sql } from 'kysely';
+import { type Migration, type MigrationResult, Migrator } from 'kysely/migration';
+import { PgBoss } from 'pg-boss';
+import type { QueueConfig } from '../config.ts';
+import { bossOptions } from './boss.ts';
+import type { Database } from './database.ts';
+import * as m0001 from './migrations/0001_platform.ts';
+import * as m0002 from './migrations/0002_identity.ts';
+import * as m0003 from './migrations/0003_models.ts';
+import * as m0004 from './migrations/0004_agents.ts';
+import * as m0005 from './migrations/0005_knowledge.ts';
+import * as m0006 from './migrations/0006_conversations.ts';
+import * as m0007 from './migrations/0007_tools.ts';
+import * as m0008 from './migrations/0008_tasks.ts';
+import * as m0009 from './migrations/0009_billing.ts';
+import * as m0010 from './migrations/0010_engine.ts';
+import * as m0011 from './migrations/0011_policies.ts';
+
+const migrations: Record<string, Migration> = {
+  '0001_platform': m0001,
+  '0002_identity': m0002,
+  '0003_models': m0003,
+  '0004_agents': m0004,
+  '0005_knowledge': m0005,
+  '0006_conversations': m0006,
+  '0007_tools': m0007,
+  '0008_tasks': m0008,
+  '0009_billing': m0009,
+  '0010_engine': m0010,
+  '0011_policies': m0011,
+};
+
+/** Name of the newest migration that this version of agentd knows. */
+export const newestMigration = Object.keys(migrations).at(-1) as string;
+
+/** The database is in a state that agentd can't work with; the message says what to do. */
+export class DatabaseStateError extends Error {
+  override readonly name = 'DatabaseStateError';
+}
+
+function migrator(kysely: Kysely<unknown>): Migrator {
+  return new Migrator({
+    db: kysely,
+    provider: { getMigrations: async () => migrations },
+    migrationTableSchema: 'agentd',
+    migrationTableName: 'migrations',
+    migrationLockTableName: 'migration_lock',
+  });
+}
+
+/** One migration and when it was applied; null while it is pending. */
+export type MigrationState = { readonly name: string; readonly appliedAt: Date | null };
+
+/** Lists every migration, oldest first. Works on an empty database. */
+export async function migrationStatus(db: Database): Promise<MigrationState[]> {
+  const [exists] = await db.query<{ exists: boolean }>(
+    `select to_regclass('agentd.migrations') is not null as exists`,
+  );
+  const applied = exists?.exists
+    ? await db.query<{ name: string; timestamp: string }>('select name, timestamp from agentd.migrations')
+    : [];
+  const times = new Map(applied.map((row) => [row.name, new Date(row.timestamp)]));
+  return Object.keys(migrations).map((name) => ({ name, appliedAt: times.get(name) ?? null }));
+}
+
+/**
+ * Brings the database to this version and installs or updates pg-boss's schema and agentd's queues.
+ *
+ * Safe to run from several processes at once. Throws DatabaseStateError for a server that is too old,
+ * read-only, or without pgvector; otherwise the driver's error. Returns the names applied.
+ */
+export async function migrateUp(db: Database, queues: Readonly<Record<string, QueueConfig>>): Promise<string[]> {
+  await checkServer(db);
+  const results = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateToLatest());
+  await installQueues(db, queues);
+  return results.map((result) => result.migrationName);
+}
+
+/**
+ * Takes migrations back, newest first: one of them, or all. pg-boss has no way down of its own: its
+ * schema goes only with `queue: true`.
+ */
+export async function migrateDown(db: Database, options: { all?: boolean; queue?: boolean } = {}): Promise<string[]> {
+  const kysely = db.kysely as Kysely<unknown>;
+  const names: string[] = [];
+  do {
+    const results = unwrap(await migrator(kysely).migrateDown());
+    names.push(...results.map((result) => result.migrationName));
+    if (results.length === 0) break;
+  } while (options.all);
+  if (options.queue) await sql`drop schema if exists pgboss cascade`.execute(kysely);
+  if ((await migrationStatus(db)).every((m) => m.appliedAt === null)) {
+    // Kysely's own tables, and with them the schema, are the last of what migrate made.
+    await sql`drop schema if exists agentd cascade`.execute(kysely);
+  }
+  return names;
+}
+
+function unwrap(outcome: { error?: unknown; results?: MigrationResult[] }): MigrationResult[] {
+  if (outcome.error) {
+    const failed = outcome.results?.find((result) => result.status === 'Error');
+    const cause = outcome.error instanceof Error ? outcome.error : new Error(String(outcome.error));
+    throw failed
+      ? new DatabaseStateError(
+          `Migration ${failed.migrationName} failed and nothing was changed: ${cause.message}`,
+          { cause },
+        )
+      : cause;
+  }
+  return outcome.results ?? [];
+}
+
+/** Refuses what agentd can't work with, before anything is changed. */
+async function checkServer(db: Database): Promise<void> {
+  const [server] = await db.query<{ version: number; read_only: string; vector: string | null }>(
+    `select current_setting('server_version_num')::integer as version,
+            current_setting('transaction_read_only') as read_only,
+            (select default_version from pg_catalog.pg_available_extensions where name = 'vector') as vector`,
+  );
+  if (!server) return;
+  if (server.version < 150000) {
+    throw new DatabaseStateError(
+      `PostgreSQL ${Math.floor(server.version / 10000)} is too old: agentd needs version 15 or newer. Upgrade the server.`,
+    );
+  }
+  if (server.read_only === 'on') {
+    throw new DatabaseStateError(
+      'The database is read-only. Connect to the primary server, or end its read-only mode (default_transaction_read_only).',
+    );
+  }
+  if (server.vector === null) {
+    throw new DatabaseStateError(
+      'The extension pgvector is missing on this server. Install it (package postgresql-NN-pgvector, or image pgvector/pgvector) and run the command again.',
+    );
+  }
+}
+
+/** Installs pg-boss's schema and makes agentd's queues, each with its dead letters. */
+async function installQueues(db: Database, queues: Readonly<Record<string, QueueConfig>>): Promise<void> {
+  const boss = new PgBoss({ ...bossOptions(db), migrate: true, createSchema: true, supervise: false });
+  boss.on('error', () => {});
+  await boss.start();
+  try {
+    for (const [name, queue] of Object.entries(queues)) {
+      const options = {
+        retryLimit: queue.retryLimit,
+        retryDelay: queue.retryDelaySeconds,
+        retryDelayMax: queue.retryDelayMaxSeconds,
+        retryBackoff: true,
+        expireInSeconds: queue.expireSeconds,
+        deleteAfterSeconds: queue.deleteAfterSeconds,
+        ...(queue.heartbeatSeconds === null ? {} : { heartbeatSeconds: queue.heartbeatSeconds }),
+      };
+      const failed = `${name}-failed`;
+      if (!(await boss.getQueue(failed))) await boss.createQueue(failed, { retryLimit: 0 });
+      if (await boss.getQueue(name)) await boss.updateQueue(name, options);
+      else await boss.createQueue(name, { ...options, policy: 'exclusive', deadLetter: failed });
+      await db.query(
+        `insert into agentd.queue_settings (queue, workspace_ceiling, workspace_buffer) values ($1, $2, $3)
+         on conflict (queue) do update set workspace_ceiling = excluded.workspace_ceiling,
+                                           workspace_buffer = excluded.workspace_buffer`,
+        [name, queue.workspaceCeiling, queue.workspaceBuffer],
+      );
+    }
+    await grantQueueRights(db);
+  } finally {
+    await boss.stop({ graceful: false });
+  }
+}
+
+/** The worker's role works the queues; it owns none of them. */
+async function grantQueueRights(db: Database): Promise<void> {
+  await db.query(`
+    do $$
+    begin
+      if exists (select 1 from pg_catalog.pg_roles where rolname = 'agentd_worker') then
+        grant usage on schema pgboss to agentd_worker;
+        grant select, insert, update, delete on all tables in schema pgboss to agentd_worker;
+        grant usage on all sequences in schema pgboss to agentd_worker;
+        grant execute on all functions in schema pgboss to agentd_worker;
+      end if;
+      -- agentd.enqueue and its neighbours run as their owner
+      if exists (select 1 from pg_catalog.pg_roles where rolname = 'agentd_owner') then
+        grant usage on schema pgboss to agentd_owner;
+        grant select, insert, update, delete on all tables in schema pgboss to agentd_owner;
+        grant execute on all functions in schema pgboss to agentd_owner;
+      end if;
+    end
+    $$`);
+}

@@ -1,0 +1,42 @@
+/** What to do when the database is away: wait for it, as long as it takes. */
+import { type Clock, sleep } from '../clock.ts';
+
+const FIRST_DELAY_MS = 50;
+const LONGEST_DELAY_MS = 5_000;
+
+/**
+ * Whether an error says that the same statement may succeed later: a lost or refused connection, a server
+ * that starts or stops, a serialization failure or deadlock.
+ */
+export function isTransient(error: unknown): boolean {
+  if (!(error instanceof Error)) return false;
+  if (error instanceof AggregateError) return error.errors.some(isTransient);
+  const code = (error as { code?: unknown }).code;
+  if (typeof code === 'string') {
+    if (/^(08...|40001|40P01|57P0[123]|53...|25006|55P03)$/.test(code)) return true;
+    if (/^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/.test(code)) return true;
+    if (/^[0-9A-Z]{5}$/.test(code)) return false;
+  }
+  return /connection|terminated|socket|timeout exceeded/i.test(error.message);
+}
+
+/**
+ * Runs `work` until it succeeds or fails for a reason that time does not heal.
+ *
+ * Delays grow from 50 ms to 5 s, with jitter. Rejects with the signal's reason when it is aborted.
+ */
+export async function retryTransient<T>(
+  work: () => Promise<T>,
+  options: { clock: Clock; signal?: AbortSignal; onRetry?: (error: Error, attempt: number) => void },
+): Promise<T> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await work();
+    } catch (error) {
+      if (!isTransient(error)) throw error;
+      options.onRetry?.(error as Error, attempt);
+      const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 10));
+      await sleep(options.clock, delay * (0.5 + Math.random() / 2), options.signal);
+    }
+  }
+}

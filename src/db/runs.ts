@@ -1,0 +1,583 @@
+/**
+ * Runs: claiming, journaling, keeping and giving back their leases.
+ *
+ * Each statement takes many runs at once and answers each of them for itself.
+ */
+import type { Queryable, Statement } from './database.ts';
+import { toJson } from './json.ts';
+
+/** A step as copied into the run when it was created. */
+export type StepPlan = {
+  readonly id: string | null;
+  readonly order: number;
+  readonly name: string;
+  readonly instructions: string;
+  readonly include_previous_context: boolean;
+  readonly max_retries: number | null;
+  readonly timeout_seconds: number | null;
+};
+
+/** The task's settings as copied into the run. */
+export type RunSettings = {
+  readonly task_name: string;
+  readonly instructions: string;
+  readonly selected_tools: unknown;
+  readonly timeout_seconds: number;
+  readonly max_retries: number;
+  readonly target_conversation_id: string | null;
+  readonly target_channel_id: string | null;
+};
+
+/** Secrets as they are stored, with what is needed to open them. */
+export type StoredCredential = {
+  readonly id: string;
+  readonly provider: string;
+  readonly secret: string | null;
+  readonly vault_id: string | null;
+};
+
+export type ClaimedAgent = {
+  readonly name: string;
+  readonly instructions: string | null;
+  readonly assistant_instructions: string | null;
+  readonly goals: readonly string[];
+  readonly capabilities: unknown;
+  readonly temperature: number;
+  readonly max_tokens: number | null;
+  readonly context_window_size: number;
+  readonly persona: { readonly name: string; readonly tone: string; readonly greeting: string | null } | null;
+  readonly has_knowledge: boolean;
+};
+
+export type ClaimedModel = {
+  readonly id: string | null;
+  /** Null where the agent names a model that llm_models does not list. */
+  readonly provider: string | null;
+  readonly model: string;
+  readonly context_window: number | null;
+  /** US dollars per 1,000 tokens; null where no price is known. */
+  readonly input_cost_per_1k: number | null;
+  readonly output_cost_per_1k: number | null;
+};
+
+export type JournaledStep = {
+  readonly step_order: number;
+  readonly attempt: number;
+  readonly status: 'pending' | 'running' | 'completed' | 'failed' | 'skipped';
+  readonly context: unknown;
+  readonly result: unknown;
+};
+
+export type JournaledModelCall = {
+  readonly step_order: number;
+  readonly turn: number;
+  readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
+  readonly attempt: number;
+  readonly response: unknown;
+  readonly error_code: string | null;
+};
+
+export type JournaledToolCall = {
+  readonly step_order: number;
+  readonly turn: number;
+  readonly call_index: number;
+  readonly provider_call_id: string;
+  readonly tool_name: string;
+  readonly arguments: unknown;
+  readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
+  readonly result: unknown;
+  readonly error_message: string | null;
+};
+
+/** Everything that a worker needs to execute a run, read when it is claimed. */
+export type ClaimedRun = {
+  readonly id: string;
+  readonly workspace_id: string;
+  readonly task_id: string | null;
+  readonly agent_id: string | null;
+  readonly user_id: string | null;
+  readonly lease_epoch: number;
+  readonly journal_seq: number;
+  readonly claims_without_progress: number;
+  readonly trigger: string;
+  readonly scheduled_for: string | null;
+  readonly steps: readonly StepPlan[] | null;
+  readonly settings: RunSettings;
+  readonly input: unknown;
+  readonly turns: number;
+  readonly tool_calls: number;
+  /** Milliseconds since the run was first started, by the database's clock. */
+  readonly elapsed_ms: number;
+  readonly agent: ClaimedAgent | null;
+  readonly model: ClaimedModel | null;
+  readonly credentials: { readonly agent: readonly StoredCredential[]; readonly workspace: readonly StoredCredential[] };
+  /** Empty for a run that is claimed for the first time. */
+  readonly journal: {
+    readonly steps: readonly JournaledStep[];
+    readonly llm: readonly JournaledModelCall[];
+    readonly tools: readonly JournaledToolCall[];
+  };
+};
+
+/** Why a run was not claimed: it is gone, has ended, is held by another worker, or sleeps until wake_at. */
+export type RefusedRun = {
+  readonly id: string;
+  readonly refused: true;
+  readonly status: string | null;
+  /** When to look again, in milliseconds from now; null if never. */
+  readonly again_in_ms: number | null;
+};
+
+const CLAIM: Statement = {
+  name: 'claim_runs',
+  text: `
+with locked as (
+  select r.id
+    from public.task_runs r
+   where r.id = any ($1::uuid[])
+     and (r.status = 'queued'
+          or (r.status = 'waiting' and r.wake_at <= agentd.now() + interval '50 milliseconds')
+          or (r.status = 'running' and r.lease_expires_at < agentd.now()))
+   order by r.id
+     for no key update skip locked
+),
+claimed as (
+  update public.task_runs r
+     set status = 'running',
+         lease_epoch = r.lease_epoch + 1,
+         worker_id = $2,
+         lease_expires_at = agentd.now() + make_interval(secs => $3),
+         started_at = coalesce(r.started_at, agentd.now()),
+         current_step = greatest(r.current_step, 1),
+         wake_at = null,
+         reason_code = null,
+         reason = null,
+         claims_without_progress = r.claims_without_progress + 1
+    from locked
+   where r.id = locked.id
+  returning r.*
+),
+-- a run claimed for the first time: its first step and first call are journaled with the claim
+first_step as (
+  insert into public.task_step_runs (workspace_id, run_id, step_id, step_order, step_name, status, started_at)
+  select c.workspace_id, c.id, (c.steps #>> '{0,id}')::uuid, 1, coalesce(c.steps #>> '{0,name}', ''), 'running', agentd.now()
+    from claimed c
+   where c.lease_epoch = 1
+),
+first_call as (
+  insert into public.llm_calls (workspace_id, agent_id, run_id, step_order, turn, idempotency_key)
+  select c.workspace_id, c.agent_id, c.id, 1, 1, agentd.call_key(c.id, 1, 1)
+    from claimed c
+   where c.lease_epoch = 1
+)
+select asked.id,
+       c.workspace_id, c.task_id, c.agent_id, c.user_id, c.lease_epoch, c.journal_seq, c.claims_without_progress,
+       c.trigger, c.scheduled_for, c.steps, c.settings, c.input, c.turns, c.tool_calls,
+       extract(epoch from agentd.now() - c.started_at) * 1000 as elapsed_ms,
+       case when c.id is null then r.status end as refused_status,
+       case when c.id is not null then null
+            when r.status = 'running' then greatest(extract(epoch from r.lease_expires_at - agentd.now()) * 1000, 200)
+            when r.status = 'waiting' then extract(epoch from r.wake_at - agentd.now()) * 1000
+            when r.status = 'queued' then 200
+       end as again_in_ms,
+       case when a.id is not null then jsonb_build_object(
+         'name', a.name, 'instructions', a.instructions, 'assistant_instructions', a.assistant_instructions,
+         'goals', to_jsonb(a.goals), 'capabilities', a.capabilities, 'temperature', a.temperature,
+         'max_tokens', a.max_tokens, 'context_window_size', a.context_window_size,
+         'persona', case when p.id is not null then
+            jsonb_build_object('name', p.name, 'tone', p.tone, 'greeting', p.greeting) end,
+         'has_knowledge', exists (select 1 from public.knowledge_sources k
+                                   where k.workspace_id = a.workspace_id and (k.agent_id = a.id or k.agent_id is null))
+       ) end as agent,
+       case when a.id is not null then jsonb_build_object(
+         'id', m.id, 'provider', m.provider, 'model', coalesce(m.model_id, a.model),
+         'context_window', m.context_window,
+         'input_cost_per_1k', m.input_cost_per_1k, 'output_cost_per_1k', m.output_cost_per_1k
+       ) end as model,
+       case when c.id is not null then jsonb_build_object(
+         'agent', coalesce((
+           select jsonb_agg(jsonb_build_object('id', ac.id, 'provider', ac.service, 'secret', ac.api_key, 'vault_id', null)
+                            order by aac.created_at)
+             from public.agent_api_connections aac
+             join public.api_connections ac on ac.id = aac.api_connection_id
+            where aac.agent_id = c.agent_id), '[]'),
+         'workspace', coalesce((
+           select jsonb_agg(jsonb_build_object('id', w.id, 'provider', w.provider, 'secret', w.api_key,
+                                               'vault_id', w.vault_api_key_id) order by w.created_at)
+             from public.workspace_llm_config w
+            where w.workspace_id = c.workspace_id and w.is_active), '[]')
+       ) end as credentials,
+       case when c.lease_epoch > 1 then jsonb_build_object(
+         'steps', coalesce((
+           select jsonb_agg(to_jsonb(s) - 'workspace_id' order by s.step_order)
+             from public.task_step_runs s where s.run_id = c.id), '[]'),
+         'llm', coalesce((
+           select jsonb_agg(to_jsonb(l) - 'workspace_id' order by l.step_order, l.turn)
+             from public.llm_calls l where l.run_id = c.id), '[]'),
+         'tools', coalesce((
+           select jsonb_agg(to_jsonb(t) - 'workspace_id' order by t.step_order, t.turn, t.call_index)
+             from public.tool_calls t where t.run_id = c.id), '[]')
+       ) end as journal
+  from unnest($1::uuid[]) as asked (id)
+  left join claimed c on c.id = asked.id
+  left join public.task_runs r on r.id = asked.id
+  left join public.agents a on a.id = c.agent_id
+  left join public.personas p on p.id = a.persona_id
+  left join lateral (
+    select m.* from public.llm_models m
+     where case when a.llm_model_id is not null then m.id = a.llm_model_id else m.model_id = a.model end
+     order by lower(m.provider) = 'openai' desc, m.created_at
+     limit 1
+  ) m on a.id is not null`,
+};
+
+/**
+ * Claims runs for a worker: each that is queued, due to wake, or whose lease has lapsed gets the next epoch
+ * and a new lease. Answers in the order asked. Rows that another transaction holds are refused for now.
+ *
+ * @param leaseSeconds how long the claim holds without a renewal.
+ */
+export async function claimRuns(
+  db: Queryable,
+  ids: readonly string[],
+  workerId: string,
+  leaseSeconds: number,
+): Promise<(ClaimedRun | RefusedRun)[]> {
+  type Row = ClaimedRun & { refused_status: string | null; again_in_ms: string | null; elapsed_ms: string };
+  const rows = await db.query<Row>(CLAIM, [ids, workerId, leaseSeconds]);
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  return ids.map((id) => {
+    const row = byId.get(id);
+    if (!row || row.lease_epoch === null) {
+      return {
+        id,
+        refused: true,
+        status: row?.refused_status ?? null,
+        again_in_ms: row?.again_in_ms == null ? null : Math.ceil(Number(row.again_in_ms)),
+      };
+    }
+    return {
+      ...row,
+      elapsed_ms: Number(row.elapsed_ms),
+      journal: row.journal ?? { steps: [], llm: [], tools: [] },
+    };
+  });
+}
+
+/** A row of task_step_runs as it is to be. */
+export type StepChange = {
+  order: number;
+  step_id: string | null;
+  name: string;
+  attempt: number;
+  status: 'running' | 'completed' | 'failed' | 'skipped';
+  context?: unknown;
+  result?: unknown;
+  reason_code?: string | null;
+  error?: string | null;
+};
+
+/** A row of llm_calls as it is to be: an intent, or an outcome. */
+export type ModelCallChange = {
+  order: number;
+  turn: number;
+  provider: string;
+  model: string;
+  model_id: string | null;
+  credential_source: string;
+  status: 'started' | 'waiting' | 'completed' | 'failed';
+  attempt: number;
+  response?: unknown;
+  finish_reason?: string;
+  prompt_tokens?: number;
+  completion_tokens?: number;
+  cached_tokens?: number;
+  cost_micros?: number;
+  latency_ms?: number;
+  error_code?: string | null;
+  error?: string | null;
+};
+
+/** A row of tool_calls as it is to be. */
+export type ToolCallChange = {
+  order: number;
+  turn: number;
+  index: number;
+  provider_call_id: string;
+  tool: string;
+  source: string;
+  effect: 'read' | 'idempotent' | 'write';
+  arguments: unknown;
+  status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
+  result?: unknown;
+  error_code?: string | null;
+  error?: string | null;
+  duration_ms?: number;
+};
+
+export type UsageChange = {
+  metric: string;
+  quantity: number;
+  cost_micros: number;
+  key: string;
+  dimensions: Record<string, unknown>;
+};
+
+export type MessageChange = {
+  conversation_id: string | null;
+  channel_id: string | null;
+  content: string;
+  /** The run's own answer: at most one a run. */
+  is_answer: boolean;
+  metadata: Record<string, unknown>;
+};
+
+/** One transaction of a run's journal. */
+export type Checkpoint = {
+  run: string;
+  epoch: number;
+  seq: number;
+  current_step: number;
+  turns: number;
+  tool_calls: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  cost_micros: number;
+  steps: StepChange[];
+  llm: ModelCallChange[];
+  tools: ToolCallChange[];
+  usage: UsageChange[];
+  messages: MessageChange[];
+  /** Null while the run goes on; otherwise the state in which the worker leaves it. */
+  end: null | {
+    status: 'completed' | 'failed' | 'waiting' | 'queued';
+    reason_code: string | null;
+    reason: string | null;
+    output: unknown;
+    /** Milliseconds from now; only with waiting. */
+    wake_in_ms: number | null;
+    log: { input: string; output: string; metadata: unknown } | null;
+  };
+};
+
+const CHECKPOINT: Statement = {
+  name: 'checkpoint_runs',
+  text: `
+with item as materialized (
+  select x.* from jsonb_to_recordset($1::jsonb) as x (
+    run uuid, epoch integer, seq integer, current_step integer, turns integer, tool_calls integer,
+    prompt_tokens bigint, completion_tokens bigint, cost_micros bigint,
+    steps jsonb, llm jsonb, tools jsonb, usage jsonb, messages jsonb, "end" jsonb)
+),
+-- The fence: this epoch, this place in the journal, and still wanted. It also extends the lease.
+run as (
+  update public.task_runs r
+     set journal_seq = r.journal_seq + 1,
+         claims_without_progress = 0,
+         current_step = i.current_step,
+         turns = r.turns + i.turns,
+         tool_calls = r.tool_calls + i.tool_calls,
+         prompt_tokens = r.prompt_tokens + i.prompt_tokens,
+         completion_tokens = r.completion_tokens + i.completion_tokens,
+         cost_micros = r.cost_micros + i.cost_micros,
+         status = coalesce((i."end" ->> 'status')::public.run_status, r.status),
+         reason_code = i."end" ->> 'reason_code',
+         reason = i."end" ->> 'reason',
+         output = coalesce(nullif(i."end" -> 'output', 'null'), r.output),
+         wake_at = agentd.now() + (i."end" ->> 'wake_in_ms')::double precision * interval '1 millisecond',
+         lease_expires_at = case when i."end" is null then agentd.now() + make_interval(secs => $2) end,
+         finished_at = case when i."end" ->> 'status' in ('completed', 'failed') then agentd.now() end
+    from item i
+   where r.id = i.run and r.lease_epoch = i.epoch and r.journal_seq = i.seq and r.status = 'running'
+  returning r.id, r.workspace_id, r.task_id, r.agent_id, r.user_id, r.started_at, r.status, r.reason_code,
+            i.steps, i.llm, i.tools, i.usage, i.messages, i."end" as ending
+),
+step as (
+  insert into public.task_step_runs as s (
+    workspace_id, run_id, step_id, step_order, step_name, attempt, status, context, result, reason_code, error_message,
+    started_at, finished_at)
+  select run.workspace_id, run.id, x.step_id, x."order", x.name, x.attempt, x.status, x.context, x.result, x.reason_code,
+         x.error, agentd.now(), case when x.status <> 'running' then agentd.now() end
+    from run, jsonb_to_recordset(run.steps) as x (
+      "order" integer, step_id uuid, name text, attempt integer, status public.task_step_status,
+      context jsonb, result jsonb, reason_code text, error text)
+  on conflict (run_id, step_order) do update
+     set attempt = excluded.attempt, status = excluded.status,
+         context = coalesce(excluded.context, s.context), result = coalesce(excluded.result, s.result),
+         reason_code = excluded.reason_code, error_message = excluded.error_message,
+         finished_at = excluded.finished_at,
+         duration_ms = extract(epoch from excluded.finished_at - s.started_at) * 1000
+  returning s.run_id, s.step_id, s.status, s.result, s.error_message, s.attempt, s.started_at, s.finished_at, s.duration_ms
+),
+llm as (
+  insert into public.llm_calls as l (
+    workspace_id, agent_id, run_id, step_order, turn, idempotency_key, provider, model, llm_model_id, credential_source,
+    status, attempt, response, finish_reason, prompt_tokens, completion_tokens, cached_tokens, cost_micros, latency_ms,
+    error_code, error_message, finished_at)
+  select run.workspace_id, run.agent_id, run.id, x."order", x.turn, agentd.call_key(run.id, x."order", x.turn),
+         x.provider, x.model, x.model_id, x.credential_source, x.status, x.attempt, x.response, x.finish_reason,
+         coalesce(x.prompt_tokens, 0), coalesce(x.completion_tokens, 0), coalesce(x.cached_tokens, 0),
+         coalesce(x.cost_micros, 0), x.latency_ms, x.error_code, x.error,
+         case when x.status in ('completed', 'failed') then agentd.now() end
+    from run, jsonb_to_recordset(run.llm) as x (
+      "order" integer, turn integer, provider text, model text, model_id uuid, credential_source text,
+      status public.call_status, attempt integer, response jsonb, finish_reason text,
+      prompt_tokens integer, completion_tokens integer, cached_tokens integer, cost_micros bigint, latency_ms integer,
+      error_code text, error text)
+  on conflict (idempotency_key) do update
+     set provider = excluded.provider, model = excluded.model, llm_model_id = excluded.llm_model_id,
+         credential_source = excluded.credential_source, status = excluded.status, attempt = excluded.attempt,
+         response = excluded.response, finish_reason = excluded.finish_reason, prompt_tokens = excluded.prompt_tokens,
+         completion_tokens = excluded.completion_tokens, cached_tokens = excluded.cached_tokens,
+         cost_micros = excluded.cost_micros, latency_ms = excluded.latency_ms, error_code = excluded.error_code,
+         error_message = excluded.error_message, finished_at = excluded.finished_at
+),
+tool as (
+  insert into public.tool_calls as t (
+    workspace_id, agent_id, run_id, step_order, turn, call_index, idempotency_key, provider_call_id, tool_name, source,
+    effect, arguments, status, result, error_code, error_message, duration_ms, finished_at)
+  select run.workspace_id, run.agent_id, run.id, x."order", x.turn, x.index,
+         agentd.call_key(run.id, x."order", x.turn, x.index), x.provider_call_id, x.tool, x.source, x.effect, x.arguments,
+         x.status, x.result, x.error_code, x.error, x.duration_ms,
+         case when x.status not in ('started', 'waiting') then agentd.now() end
+    from run, jsonb_to_recordset(run.tools) as x (
+      "order" integer, turn integer, index integer, provider_call_id text, tool text, source text, effect text,
+      arguments jsonb, status public.call_status, result jsonb, error_code text, error text, duration_ms integer)
+  on conflict (idempotency_key) do update
+     set status = excluded.status, result = excluded.result, error_code = excluded.error_code,
+         error_message = excluded.error_message, duration_ms = excluded.duration_ms, finished_at = excluded.finished_at
+),
+-- The fence lets each of these through once, so the ledger of keys that applications' events need is not written.
+usage as (
+  insert into public.usage_events (
+    workspace_id, agent_id, run_id, metric, quantity, cost_micros, idempotency_key, dimensions, occurred_at)
+  select run.workspace_id, run.agent_id, run.id, x.metric, x.quantity, x.cost_micros, x.key, x.dimensions, agentd.now()
+    from run, jsonb_to_recordset(run.usage) as x (
+      metric text, quantity bigint, cost_micros bigint, key text, dimensions jsonb)
+),
+message as materialized (
+  select run.id as run_id, run.workspace_id, run.agent_id, run.user_id, x.*
+    from run, jsonb_to_recordset(run.messages) as x (
+      conversation_id uuid, channel_id uuid, content text, is_answer boolean, metadata jsonb)
+),
+-- A conversation or channel that is gone by now takes no message and stops no run.
+conversation_message as (
+  insert into public.agent_messages (workspace_id, conversation_id, agent_id, user_id, role, content, metadata, run_id)
+  select m.workspace_id, c.id, m.agent_id, coalesce(m.user_id, a.user_id), 'assistant', m.content, m.metadata,
+         case when m.is_answer then m.run_id end
+    from message m
+    join public.conversations c on c.id = m.conversation_id and c.workspace_id = m.workspace_id
+    join public.agents a on a.id = m.agent_id
+),
+-- In the channels' order: the trigger that touches a channel locks it until the end of the transaction.
+channel_message as (
+  insert into public.chat_messages (workspace_id, channel_id, sender_agent_id, content, metadata, run_id)
+  select m.workspace_id, c.id, m.agent_id, m.content, m.metadata, case when m.is_answer then m.run_id end
+    from message m
+    join public.chat_channels c on c.id = m.channel_id and c.workspace_id = m.workspace_id
+   order by c.id
+),
+log as (
+  insert into public.agent_logs (workspace_id, agent_id, user_id, input, output, metadata)
+  select run.workspace_id, run.agent_id, run.user_id, run.ending #>> '{log,input}', run.ending #>> '{log,output}',
+         run.ending #> '{log,metadata}'
+    from run
+   where jsonb_typeof(run.ending -> 'log') = 'object' and run.agent_id is not null
+),
+finished as materialized (
+  select id, workspace_id, task_id, status, reason_code, started_at from run where status in ('completed', 'failed')
+),
+told as (
+  select count(agentd.notify_run(id, workspace_id, task_id, status, reason_code)) from finished
+),
+admitted as (
+  select sum(agentd.admit_runs(workspace_id)) from (select distinct workspace_id from run where ending is not null) w
+),
+projected as (
+  -- counting the steps makes sure that they are written before they are read
+  select agentd.project_steps(array_agg(id)) from finished where (select count(*) from step) >= 0
+)
+select i.run, run.id is not null as applied, r.status, r.lease_epoch, r.journal_seq, r.reason_code
+  from item i
+  left join run on run.id = i.run
+  left join public.task_runs r on r.id = i.run
+ where (select count from told) is not null and (select coalesce(sum, 0) from admitted) is not null
+   and (select count(*) from projected) = 1`,
+};
+
+/** What became of a checkpoint. */
+export type CheckpointResult =
+  | { readonly applied: true }
+  /** Why not: the run was cancelled or has ended, is gone, or another worker has it. Nothing was written. */
+  | { readonly applied: false; readonly status: string | null; readonly reasonCode: string | null };
+
+/**
+ * Writes checkpoints of several runs in one transaction. Each is fenced: it is applied whole, or not at all
+ * where the run is no longer this worker's. A repeated checkpoint whose first answer was lost counts as applied.
+ */
+export async function writeCheckpoints(
+  db: Queryable,
+  items: readonly Checkpoint[],
+  leaseSeconds: number,
+): Promise<CheckpointResult[]> {
+  type Row = {
+    run: string;
+    applied: boolean;
+    status: string | null;
+    lease_epoch: number | null;
+    journal_seq: number | null;
+    reason_code: string | null;
+  };
+  const rows = await db.query<Row>(CHECKPOINT, [toJson(items), leaseSeconds]);
+  const byRun = new Map(rows.map((row) => [row.run, row]));
+  return items.map((item) => {
+    const row = byRun.get(item.run);
+    const before = row && row.lease_epoch === item.epoch && row.journal_seq === item.seq + 1;
+    if (row?.applied || before) return { applied: true };
+    return { applied: false, status: row?.status ?? null, reasonCode: row?.reason_code ?? null };
+  });
+}
+
+const RENEW: Statement = {
+  name: 'renew_leases',
+  text: `
+with held as (
+  select x.run, x.epoch from jsonb_to_recordset($1::jsonb) as x (run uuid, epoch integer)
+),
+locked as (
+  select r.id from public.task_runs r join held on held.run = r.id
+   where r.lease_epoch = held.epoch and r.status = 'running'
+   order by r.id
+     for no key update of r skip locked
+),
+renewed as (
+  update public.task_runs r set lease_expires_at = agentd.now() + make_interval(secs => $2)
+    from locked where r.id = locked.id
+)
+select r.id, r.reason_code
+  from held
+  left join public.task_runs r on r.id = held.run
+ where r.id is null or r.lease_epoch <> held.epoch or r.status <> 'running'`,
+};
+
+/**
+ * Renews the leases of a worker's runs. Returns the ids of those that are no longer its own: cancelled,
+ * ended, taken over or deleted. A row that a checkpoint is writing at the moment is renewed by that.
+ */
+export async function renewLeases(
+  db: Queryable,
+  held: readonly { run: string; epoch: number }[],
+  leaseSeconds: number,
+): Promise<Set<string>> {
+  const rows = await db.query<{ id: string | null }>(RENEW, [JSON.stringify(held), leaseSeconds]);
+  const lost = new Set(rows.map((row) => row.id));
+  if (!lost.has(null)) return lost as Set<string>;
+  // A deleted run has no row to name it: it is one that neither came back nor exists.
+  const existing = await db.query<{ id: string }>('select id from public.task_runs where id = any ($1::uuid[])', [
+    held.map((h) => h.run),
+  ]);
+  const known = new Set(existing.map((row) => row.id));
+  for (const { run } of held) if (!known.has(run)) lost.add(run);
+  lost.delete(null);
+  return lost as Set<string>;
+}

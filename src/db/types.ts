@@ -1,0 +1,2 @@
+// Generated from the catalog. Do not edit.
+export interface DB {}

@@ -1,0 +1,368 @@
+/**
+ * Keeps `concurrency` handlers of one queue busy.
+ *
+ * Modes
+ *
+ * - **awake**: work is waiting, or may be. Jobs are fetched as slots (and the buffer) empty; when a fetch
+ *   comes back short there is no more, and the consumer falls asleep.
+ * - **asleep**: slots are free and nothing waits. A row in agentd.sleepers says so, which makes inserts
+ *   notify; after writing it the consumer polls once more, because an insert may have committed between.
+ *   A notification, or the slow poll, fetches again. A full fetch wakes it up and removes the row.
+ * - **draining**: nothing is fetched; running handlers are waited for, then told to stop and handed back.
+ *
+ * The buffer holds claimed jobs that have no slot yet, so that a slot never waits for a fetch. It is as
+ * large as what the handlers finish in BUFFER_MS, and empty where jobs are long: a claimed job must not wait.
+ */
+import type { PgBoss } from 'pg-boss';
+import type { Logger } from 'pino';
+import type { Clock, Timer } from '../clock.ts';
+import type { QueueConfig } from '../config.ts';
+import { settledIds } from '../db/boss.ts';
+import type { Database } from '../db/database.ts';
+import { fallAsleep, type JobRun, wakeUp } from '../db/jobs.ts';
+import { isTransient, retryTransient } from '../db/retry.ts';
+import type { Metrics } from '../telemetry/metrics.ts';
+import { Batcher } from './batcher.ts';
+import { JobAborted, PermanentError, type Snooze } from './errors.ts';
+import { type FetchedJob, type Outcome, type Settlement, settle } from './settlement.ts';
+
+/** What a handler gets beside its payload. */
+export type JobContext = {
+  /** Fires with a JobAborted: on cancel, a lost lease, the deadline, or a drain past its patience. */
+  readonly signal: AbortSignal;
+  readonly job: { readonly id: string; readonly attempt: number };
+  readonly log: Logger;
+};
+
+/**
+ * Does one job. Returns nothing (done) or snooze(until); throws PermanentError (dead letters), the signal's
+ * JobAborted with code drain (handed back, no attempt spent), or anything else (retried with backoff).
+ */
+export type Handler<P> = (payload: P, context: JobContext) => Promise<void | Snooze>;
+
+/** One queue: what its payload is and what is done with it. */
+export type JobDefinition<P> = {
+  readonly queue: string;
+  /** Throws if the payload is not what the queue carries. */
+  readonly parse: (data: unknown) => P;
+  /** The key under which only one job may be live. */
+  readonly key: (payload: P) => string;
+  readonly handler: Handler<P>;
+};
+
+export type ConsumerOptions<P> = {
+  readonly definition: JobDefinition<P>;
+  readonly config: QueueConfig;
+  readonly db: Database;
+  readonly boss: PgBoss;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly metrics: Metrics;
+  readonly workerId: string;
+  /** Longest wait between fetches in milliseconds; the guarantee behind notifications. */
+  readonly pollMs?: number;
+};
+
+const BUFFER_MS = 25;
+const SETTLE_MS = 25;
+const POLL_MS = 1_000;
+/** Without notifications across sessions the poll is what picks work up. */
+const EMBEDDED_POLL_MS = 250;
+/** Jobs that take longer than this on average are not buffered. */
+const SHORT_JOB_MS = 1_000;
+
+type Running = { readonly job: FetchedJob; readonly controller: AbortController };
+
+export class Consumer<P> {
+  readonly queue: string;
+  readonly #options: ConsumerOptions<P>;
+  readonly #pollMs: number;
+  readonly #running = new Map<string, Running>();
+  readonly #settler: Batcher<Settlement, JobRun['outcome']>;
+  #buffer: FetchedJob[] = [];
+  #mode: 'awake' | 'asleep' | 'draining' = 'awake';
+  #fetching: Promise<void> | null = null;
+  #fetchAgain = false;
+  #rowWritten = false;
+  #paused = false;
+  #poll: Timer | null = null;
+  #heartbeat: Timer | null = null;
+  /** Moving average of a handler's duration in ms; null until one has finished. */
+  #averageMs: number | null = null;
+  #stop = new AbortController();
+  #idle: (() => void)[] = [];
+
+  constructor(options: ConsumerOptions<P>) {
+    this.#options = options;
+    this.queue = options.definition.queue;
+    this.#pollMs = options.pollMs ?? (options.db.embedded ? EMBEDDED_POLL_MS : POLL_MS);
+    const { db, boss, clock, workerId, config, definition, metrics, log } = options;
+    const context = {
+      db,
+      boss,
+      queue: this.queue,
+      retryLimit: config.retryLimit,
+      workerId,
+      keyOf: (data: Record<string, unknown>) => definition.key(definition.parse(data)),
+    };
+    this.#settler = new Batcher(
+      (batch) =>
+        retryTransient(() => settle(context, batch), {
+          clock,
+          onRetry: (error) => {
+            metrics.databaseErrors.inc('settle');
+            log.warn({ event: 'settle_retry', err: error }, 'could not settle jobs, trying again');
+          },
+        }),
+      { maxItems: 500, maxConcurrent: 1, delayMs: SETTLE_MS },
+    );
+  }
+
+  /** Handlers running now. */
+  get running(): number {
+    return this.#running.size;
+  }
+
+  start(): void {
+    this.wake();
+    const seconds = this.#options.config.heartbeatSeconds;
+    if (seconds !== null) this.#beat((seconds * 1000) / 3);
+  }
+
+  /** Looks for work now. Calls during a fetch cause one more fetch, not many. */
+  wake(): void {
+    this.#pump();
+  }
+
+  /** An operator's pause: nothing more is fetched; what runs goes on. */
+  setPaused(paused: boolean): void {
+    const changed = this.#paused !== paused;
+    this.#paused = paused;
+    if (changed) this.#options.log.info({ event: paused ? 'queue_paused' : 'queue_resumed', queue: this.queue });
+    if (changed && !paused) this.#pump();
+  }
+
+  /** Stops one running job, if this process has it. */
+  abort(jobId: string, code: JobAborted['code']): void {
+    this.#running.get(jobId)?.controller.abort(new JobAborted(code));
+  }
+
+  /**
+   * Ends the consumer: nothing is fetched any more, running handlers get `patienceMs`, then their signal
+   * fires and their jobs are handed back. Resolves when everything is settled.
+   */
+  async drain(patienceMs: number): Promise<void> {
+    this.#mode = 'draining';
+    this.#poll?.cancel();
+    await this.#fetching;
+    for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
+    await this.#forgetSleeping();
+    if (this.#running.size > 0) {
+      const timer = this.#options.clock.after(patienceMs, () => {
+        for (const { controller } of this.#running.values()) controller.abort(new JobAborted('drain'));
+      });
+      await new Promise<void>((resolve) => this.#idle.push(resolve));
+      timer.cancel();
+    }
+    this.#heartbeat?.cancel();
+    await this.#settler.drained();
+    this.#stop.abort(new JobAborted('drain'));
+  }
+
+  #pump(): void {
+    if (this.#mode === 'draining' || this.#paused) return;
+    if (this.#fetching) {
+      this.#fetchAgain = true;
+      return;
+    }
+    const wanted = this.#wanted();
+    if (wanted <= 0) {
+      // Full: the slot that becomes free next has to look.
+      if (this.#mode === 'asleep') this.#mode = 'awake';
+      return;
+    }
+    this.#poll?.cancel();
+    this.#fetching = this.#fetch(wanted).finally(() => {
+      this.#fetching = null;
+      const again = this.#fetchAgain;
+      this.#fetchAgain = false;
+      if (again) this.#pump();
+      else if (this.#mode !== 'draining') this.#schedulePoll();
+    });
+  }
+
+  /** Free slots plus what the buffer lacks; 0 while the buffer is more than half full. */
+  #wanted(): number {
+    const { concurrency } = this.#options.config;
+    const target = this.#bufferTarget();
+    const free = concurrency - this.#running.size;
+    if (free <= 0 && this.#buffer.length > target / 2) return 0;
+    return Math.max(free + target - this.#buffer.length, 0);
+  }
+
+  #bufferTarget(): number {
+    if (this.#averageMs === null || this.#averageMs > SHORT_JOB_MS) return 0;
+    const { concurrency } = this.#options.config;
+    return Math.min(concurrency, Math.ceil((BUFFER_MS * concurrency) / Math.max(this.#averageMs, 1)));
+  }
+
+  async #fetch(wanted: number): Promise<void> {
+    const { db, boss, clock, log, metrics, workerId } = this.#options;
+    try {
+      await retryTransient(
+        async () => {
+          const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: wanted });
+          this.#accept(jobs);
+          if (jobs.length >= wanted) {
+            this.#mode = this.#mode === 'draining' ? 'draining' : 'awake';
+            void this.#forgetSleeping();
+          } else if (this.#mode === 'awake') {
+            await fallAsleep(db, this.queue, workerId);
+            this.#rowWritten = true;
+            if (this.#mode === 'awake') this.#mode = 'asleep';
+            // one last poll: what was committed before the row was, was not told to us
+            const free = this.#wanted();
+            if (free > 0) this.#accept(await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free }));
+          }
+        },
+        {
+          clock,
+          signal: this.#stop.signal,
+          onRetry: (error) => {
+            metrics.databaseErrors.inc('fetch');
+            log.warn({ event: 'fetch_retry', queue: this.queue, err: error }, 'could not fetch jobs, trying again');
+          },
+        },
+      );
+    } catch (error) {
+      if (this.#stop.signal.aborted) return;
+      metrics.databaseErrors.inc('fetch');
+      log.error({ event: 'fetch_failed', queue: this.queue, err: error }, 'could not fetch jobs');
+    }
+  }
+
+  async #forgetSleeping(): Promise<void> {
+    if (!this.#rowWritten) return;
+    this.#rowWritten = false;
+    try {
+      await wakeUp(this.#options.db, this.queue, this.#options.workerId);
+    } catch (error) {
+      // A row too many costs inserts a notification; the worker's registration sweeps it up.
+      if (!isTransient(error)) this.#options.log.warn({ event: 'wake_up_failed', err: error });
+    }
+  }
+
+  #schedulePoll(): void {
+    this.#poll?.cancel();
+    const jitter = 0.9 + Math.random() * 0.2;
+    this.#poll = this.#options.clock.after(this.#pollMs * jitter, () => this.#pump());
+  }
+
+  #accept(jobs: readonly FetchedJob[]): void {
+    for (const job of jobs) {
+      if (this.#mode !== 'draining' && this.#running.size < this.#options.config.concurrency) this.#begin(job);
+      else this.#buffer.push(job);
+    }
+    if (this.#mode === 'draining') {
+      for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
+    }
+  }
+
+  #begin(job: FetchedJob): void {
+    const controller = new AbortController();
+    this.#running.set(job.id, { job, controller });
+    const { metrics } = this.#options;
+    metrics.jobs.started(this.queue);
+    metrics.jobs.running(this.queue, this.#running.size);
+    const startedAt = new Date();
+    const started = performance.now();
+    void this.#handle(job, controller.signal).then((outcome) => {
+      const duration = performance.now() - started;
+      this.#averageMs = this.#averageMs === null ? duration : this.#averageMs * 0.95 + duration * 0.05;
+      this.#running.delete(job.id);
+      metrics.jobs.running(this.queue, this.#running.size);
+      this.#settleLater(job, outcome, startedAt, duration);
+      const next = this.#mode === 'draining' ? undefined : this.#buffer.shift();
+      if (next) this.#begin(next);
+      // Asleep there is nothing to fetch: a notification or the poll would have told.
+      if (this.#mode === 'awake') this.#pump();
+      if (this.#running.size === 0) {
+        this.#settler.hurry();
+        for (const resolve of this.#idle.splice(0)) resolve();
+      }
+    });
+  }
+
+  async #handle(job: FetchedJob, signal: AbortSignal): Promise<Outcome> {
+    const { definition, log } = this.#options;
+    try {
+      const payload = parsePayload(definition, job.data);
+      const answer = await definition.handler(payload, {
+        signal,
+        job: { id: job.id, attempt: job.retryCount + 1 },
+        log,
+      });
+      return answer ? { kind: 'again', at: answer.until, why: 'snoozed' } : { kind: 'completed' };
+    } catch (error) {
+      if (error instanceof JobAborted && error.code === 'drain') return handBack;
+      if (error instanceof JobAborted && error.code !== 'deadline') return { kind: 'completed' };
+      const failure = error instanceof Error ? error : new Error(String(error));
+      log.error({ event: 'job_failed', queue: this.queue, job_id: job.id, err: failure }, 'a job failed');
+      const code = (failure as { code?: unknown }).code;
+      return {
+        kind: 'failed',
+        permanent: failure instanceof PermanentError,
+        code: typeof code === 'string' ? code : failure.name,
+        message: failure.message,
+      };
+    }
+  }
+
+  #settleLater(job: FetchedJob, outcome: Outcome, startedAt: Date, durationMs: number): void {
+    const { metrics, log } = this.#options;
+    this.#settler.add({ job, outcome, startedAt, durationMs }).then(
+      (settled) => metrics.jobs.settled(this.queue, settled, durationMs / 1000),
+      (error: unknown) => {
+        // pg-boss takes the job for lost when it expires and has it done again; nothing is silently dropped.
+        metrics.databaseErrors.inc('settle');
+        log.error({ event: 'settle_failed', queue: this.queue, job_id: job.id, err: error }, 'could not settle a job');
+      },
+    );
+  }
+
+  #beat(everyMs: number): void {
+    this.#heartbeat = this.#options.clock.after(everyMs, () => {
+      const held = [...[...this.#running.values()].map((r) => r.job), ...this.#buffer];
+      const done =
+        held.length === 0
+          ? Promise.resolve()
+          : this.#options.boss
+              .touch(this.queue, held.map((job) => ({ id: job.id, retryCount: job.retryCount })))
+              .then((answer) => {
+                const kept = new Set(settledIds(answer));
+                for (const job of held) if (!kept.has(job.id)) this.abort(job.id, 'lease_lost');
+              });
+      done
+        .catch((error: unknown) => {
+          this.#options.metrics.databaseErrors.inc('heartbeat');
+          this.#options.log.warn({ event: 'heartbeat_failed', queue: this.queue, err: error });
+        })
+        .finally(() => {
+          if (!this.#stop.signal.aborted) this.#beat(everyMs);
+        });
+    });
+  }
+}
+
+const handBack: Outcome = { kind: 'again', at: null, why: 'handed_back' };
+
+function parsePayload<P>(definition: JobDefinition<P>, data: unknown): P {
+  try {
+    return definition.parse(data);
+  } catch (error) {
+    throw new PermanentError(
+      'bad_payload',
+      `A job of ${definition.queue} carries a payload that the queue does not know: ${(error as Error).message}`,
+    );
+  }
+}

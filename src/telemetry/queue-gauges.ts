@@ -1,0 +1,66 @@
+/** Depth and age of the queues, as `agentd.queue_health` says. Every process exports the same values: use max(), not sum(). */
+import { Gauge, type Registry } from 'prom-client';
+
+/** One row of `agentd.queue_health`. */
+export type QueueHealth = {
+  readonly queue: string;
+  readonly ready: number;
+  readonly delayed: number;
+  readonly active: number;
+  /** Jobs in the dead-letter queue. */
+  readonly dead: number;
+  /** Age in seconds of the oldest job that could start; null when none waits. */
+  readonly oldest_ready_seconds: number | null;
+  /** Rows of workspaces at their ceiling, which have no job yet. */
+  readonly waiting_room: number;
+  /** Processes that work the queue and were seen in the last 30 seconds. */
+  readonly workers: number;
+  readonly paused: boolean;
+};
+
+export type QueueGauges = {
+  /** Replaces the values of all queues; a queue that is missing now loses its series. */
+  set(rows: readonly QueueHealth[]): void;
+  /** The database did not answer: old depths would be lies, so they go. */
+  clear(): void;
+  databaseUp(up: boolean): void;
+};
+
+/** Registers the gauges. */
+export function queueGauges(registry: Registry): QueueGauges {
+  const registers = [registry];
+  const gauge = <L extends string>(name: string, help: string, labelNames: L[]) =>
+    new Gauge<L>({ name, help, labelNames, registers });
+  const up = gauge('agentd_database_up', '1 when the database answered the last question, else 0.', []);
+  const jobs = gauge('agentd_queue_jobs', 'Jobs by queue and state.', ['queue', 'state']);
+  const oldest = gauge('agentd_queue_oldest_ready_seconds', 'Age of the oldest job that could start.', [
+    'queue',
+  ]);
+  const waitingRoom = gauge('agentd_queue_waiting_room_rows', 'Rows of workspaces at their ceiling.', [
+    'queue',
+  ]);
+  const workers = gauge('agentd_queue_workers', 'Processes that work the queue.', ['queue']);
+  const paused = gauge('agentd_queue_paused', '1 while the whole queue is paused.', ['queue']);
+  const byQueue = [jobs, oldest, waitingRoom, workers, paused];
+  const clear = (): void => {
+    for (const each of byQueue) each.reset();
+  };
+  return {
+    set(rows) {
+      clear();
+      for (const row of rows) {
+        const { queue } = row;
+        jobs.set({ queue, state: 'ready' }, row.ready);
+        jobs.set({ queue, state: 'delayed' }, row.delayed);
+        jobs.set({ queue, state: 'active' }, row.active);
+        jobs.set({ queue, state: 'dead' }, row.dead);
+        oldest.set({ queue }, row.oldest_ready_seconds ?? 0);
+        waitingRoom.set({ queue }, row.waiting_room);
+        workers.set({ queue }, row.workers);
+        paused.set({ queue }, row.paused ? 1 : 0);
+      }
+    },
+    clear,
+    databaseUp: (value) => up.set(value ? 1 : 0),
+  };
+}
