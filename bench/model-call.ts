@@ -10,6 +10,7 @@ import { once } from 'node:events';
 import OpenAI from 'openai';
 import { Agent, request, fetch as undiciFetch } from 'undici';
 import { type ModelRequest, openAiModelClient } from '../src/providers/models.ts';
+import { providerFetch } from '../src/providers/provider-fetch.ts';
 
 const CALLS = Number(process.argv[2] ?? 3000);
 const CONCURRENT = 16;
@@ -65,6 +66,18 @@ const ways: [string, () => Promise<unknown>][] = [
         body: JSON.stringify(body),
       });
       return answer.body.json();
+    },
+  ],
+  [
+    'providerFetch, no SDK',
+    async () => {
+      const answer = await providerFetch(`${baseURL}/chat/completions`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${apiKey}`, 'content-type': 'application/json' },
+        body: JSON.stringify(body),
+        signal,
+      });
+      return answer.json();
     },
   ],
   ['openai, Node fetch', () => overNode.chat.completions.create(body, { signal })],

@@ -48,7 +48,8 @@ export async function connectDatabase(
   let server: EmbeddedServer | null = null;
   let url = config.databaseUrl;
   if (url === null) {
-    if (config.embeddedPort !== 0 && (await isListening(config.embeddedPort))) url = embeddedUrl(config.embeddedPort);
+    if (config.embeddedPort !== 0 && (await isListening(config.embeddedPort)))
+      url = embeddedUrl(config.embeddedPort);
     else {
       server = await startEmbedded(config.dataDir, config.embeddedPort);
       url = server.url;

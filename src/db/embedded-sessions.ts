@@ -61,7 +61,8 @@ export class EmbeddedSessions {
   /** Called when a connection closes: its waiting messages are dropped. */
   clearQueueForHandler(connection: number): void {
     this.#parts.delete(connection);
-    for (const work of this.#queue) if (work.connection === connection) work.reject(new Error('disconnected'));
+    for (const work of this.#queue)
+      if (work.connection === connection) work.reject(new Error('disconnected'));
     this.#queue = this.#queue.filter((work) => work.connection !== connection);
   }
 

@@ -5,8 +5,8 @@
  * session with every socket client: a transaction of the daemon would then commit another client's open work.)
  */
 import { mkdirSync } from 'node:fs';
-import { join } from 'node:path';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { PGlite } from '@electric-sql/pglite';
 import { vector } from '@electric-sql/pglite-pgvector';
 import { PGLiteSocketHandler } from '@electric-sql/pglite-socket';

@@ -46,7 +46,12 @@ export async function insertJobRuns(db: Queryable, runs: readonly JobRun[]): Pro
 }
 
 /** Makes this attempt of a job its last one, so that failing it leads to the dead letters. */
-export async function spendRetries(db: Queryable, queue: string, jobId: string, retryCount: number): Promise<void> {
+export async function spendRetries(
+  db: Queryable,
+  queue: string,
+  jobId: string,
+  retryCount: number,
+): Promise<void> {
   await db.query(
     `update pgboss.job set retry_limit = retry_count
       where name = $1 and id = $2 and retry_count = $3 and state = 'active'`,

@@ -74,7 +74,10 @@ export async function migrationStatus(db: Database): Promise<MigrationState[]> {
  * Safe to run from several processes at once. Throws DatabaseStateError for a server that is too old,
  * read-only, or without pgvector; otherwise the driver's error. Returns the names applied.
  */
-export async function migrateUp(db: Database, queues: Readonly<Record<string, QueueConfig>>): Promise<string[]> {
+export async function migrateUp(
+  db: Database,
+  queues: Readonly<Record<string, QueueConfig>>,
+): Promise<string[]> {
   await checkServer(db);
   const results = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateToLatest());
   await installQueues(db, queues);
@@ -85,7 +88,10 @@ export async function migrateUp(db: Database, queues: Readonly<Record<string, Qu
  * Takes migrations back, newest first: one of them, or all. pg-boss has no way down of its own: its
  * schema goes only with `queue: true`.
  */
-export async function migrateDown(db: Database, options: { all?: boolean; queue?: boolean } = {}): Promise<string[]> {
+export async function migrateDown(
+  db: Database,
+  options: { all?: boolean; queue?: boolean } = {},
+): Promise<string[]> {
   const kysely = db.kysely as Kysely<unknown>;
   const names: string[] = [];
   do {

@@ -74,6 +74,7 @@ export type JournaledModelCall = {
   readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   readonly attempt: number;
   readonly response: unknown;
+  readonly finish_reason: string | null;
   readonly error_code: string | null;
 };
 
@@ -110,7 +111,10 @@ export type ClaimedRun = {
   readonly elapsed_ms: number;
   readonly agent: ClaimedAgent | null;
   readonly model: ClaimedModel | null;
-  readonly credentials: { readonly agent: readonly StoredCredential[]; readonly workspace: readonly StoredCredential[] };
+  readonly credentials: {
+    readonly agent: readonly StoredCredential[];
+    readonly workspace: readonly StoredCredential[];
+  };
   /** Empty for a run that is claimed for the first time. */
   readonly journal: {
     readonly steps: readonly JournaledStep[];
@@ -573,9 +577,10 @@ export async function renewLeases(
   const lost = new Set(rows.map((row) => row.id));
   if (!lost.has(null)) return lost as Set<string>;
   // A deleted run has no row to name it: it is one that neither came back nor exists.
-  const existing = await db.query<{ id: string }>('select id from public.task_runs where id = any ($1::uuid[])', [
-    held.map((h) => h.run),
-  ]);
+  const existing = await db.query<{ id: string }>(
+    'select id from public.task_runs where id = any ($1::uuid[])',
+    [held.map((h) => h.run)],
+  );
   const known = new Set(existing.map((row) => row.id));
   for (const { run } of held) if (!known.has(run)) lost.add(run);
   lost.delete(null);

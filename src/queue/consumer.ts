@@ -23,35 +23,12 @@ import { fallAsleep, type JobRun, wakeUp } from '../db/jobs.ts';
 import { isTransient, retryTransient } from '../db/retry.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { Batcher } from './batcher.ts';
-import { JobAborted, PermanentError, type Snooze } from './errors.ts';
+import { JobAborted, PermanentError } from './errors.ts';
+import type { Job } from './job.ts';
 import { type FetchedJob, type Outcome, type Settlement, settle } from './settlement.ts';
 
-/** What a handler gets beside its payload. */
-export type JobContext = {
-  /** Fires with a JobAborted: on cancel, a lost lease, the deadline, or a drain past its patience. */
-  readonly signal: AbortSignal;
-  readonly job: { readonly id: string; readonly attempt: number };
-  readonly log: Logger;
-};
-
-/**
- * Does one job. Returns nothing (done) or snooze(until); throws PermanentError (dead letters), the signal's
- * JobAborted with code drain (handed back, no attempt spent), or anything else (retried with backoff).
- */
-export type Handler<P> = (payload: P, context: JobContext) => Promise<void | Snooze>;
-
-/** One queue: what its payload is and what is done with it. */
-export type JobDefinition<P> = {
-  readonly queue: string;
-  /** Throws if the payload is not what the queue carries. */
-  readonly parse: (data: unknown) => P;
-  /** The key under which only one job may be live. */
-  readonly key: (payload: P) => string;
-  readonly handler: Handler<P>;
-};
-
-export type ConsumerOptions<P> = {
-  readonly definition: JobDefinition<P>;
+export type ConsumerOptions = {
+  readonly job: Job;
   readonly config: QueueConfig;
   readonly db: Database;
   readonly boss: PgBoss;
@@ -73,9 +50,9 @@ const SHORT_JOB_MS = 1_000;
 
 type Running = { readonly job: FetchedJob; readonly controller: AbortController };
 
-export class Consumer<P> {
+export class Consumer {
   readonly queue: string;
-  readonly #options: ConsumerOptions<P>;
+  readonly #options: ConsumerOptions;
   readonly #pollMs: number;
   readonly #running = new Map<string, Running>();
   readonly #settler: Batcher<Settlement, JobRun['outcome']>;
@@ -92,18 +69,18 @@ export class Consumer<P> {
   #stop = new AbortController();
   #idle: (() => void)[] = [];
 
-  constructor(options: ConsumerOptions<P>) {
+  constructor(options: ConsumerOptions) {
     this.#options = options;
-    this.queue = options.definition.queue;
+    this.queue = options.job.queue;
     this.#pollMs = options.pollMs ?? (options.db.embedded ? EMBEDDED_POLL_MS : POLL_MS);
-    const { db, boss, clock, workerId, config, definition, metrics, log } = options;
+    const { db, boss, clock, workerId, config, job, metrics, log } = options;
     const context = {
       db,
       boss,
       queue: this.queue,
       retryLimit: config.retryLimit,
       workerId,
-      keyOf: (data: Record<string, unknown>) => definition.key(definition.parse(data)),
+      keyOf: job.key,
     };
     this.#settler = new Batcher(
       (batch) =>
@@ -294,15 +271,14 @@ export class Consumer<P> {
   }
 
   async #handle(job: FetchedJob, signal: AbortSignal): Promise<Outcome> {
-    const { definition, log } = this.#options;
+    const { log } = this.#options;
     try {
-      const payload = parsePayload(definition, job.data);
-      const answer = await definition.handler(payload, {
+      const answer = await this.#options.job.handle(job.data, {
         signal,
         job: { id: job.id, attempt: job.retryCount + 1 },
         log,
       });
-      return answer ? { kind: 'again', at: answer.until, why: 'snoozed' } : { kind: 'completed' };
+      return answer ? { kind: 'again', afterMs: answer.afterMs, why: 'snoozed' } : { kind: 'completed' };
     } catch (error) {
       if (error instanceof JobAborted && error.code === 'drain') return handBack;
       if (error instanceof JobAborted && error.code !== 'deadline') return { kind: 'completed' };
@@ -354,15 +330,4 @@ export class Consumer<P> {
   }
 }
 
-const handBack: Outcome = { kind: 'again', at: null, why: 'handed_back' };
-
-function parsePayload<P>(definition: JobDefinition<P>, data: unknown): P {
-  try {
-    return definition.parse(data);
-  } catch (error) {
-    throw new PermanentError(
-      'bad_payload',
-      `A job of ${definition.queue} carries a payload that the queue does not know: ${(error as Error).message}`,
-    );
-  }
-}
+const handBack: Outcome = { kind: 'again', afterMs: 0, why: 'handed_back' };

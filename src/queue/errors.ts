@@ -21,9 +21,9 @@ export class JobAborted extends Error {
 }
 
 /** A handler's answer that its job is to run again later, at no cost of an attempt. */
-export type Snooze = { readonly kind: 'snooze'; readonly until: Date };
+export type Snooze = { readonly kind: 'snooze'; readonly afterMs: number };
 
-/** Puts the job back until an instant. */
-export function snooze(until: Date): Snooze {
-  return { kind: 'snooze', until };
+/** Puts the job back for so many milliseconds; counted by the database's clock, so that nodes need not agree on the time. */
+export function snooze(afterMs: number): Snooze {
+  return { kind: 'snooze', afterMs };
 }

@@ -11,7 +11,7 @@ import { insertJobRuns, type JobRun, spendRetries } from '../db/jobs.ts';
 export type Outcome =
   | { readonly kind: 'completed' }
   | { readonly kind: 'failed'; readonly permanent: boolean; readonly code: string; readonly message: string }
-  | { readonly kind: 'again'; readonly at: Date | null; readonly why: 'snoozed' | 'handed_back' };
+  | { readonly kind: 'again'; readonly afterMs: number; readonly why: 'snoozed' | 'handed_back' };
 
 /** A job as fetched. */
 export type FetchedJob = {
@@ -57,7 +57,7 @@ export async function settle(context: SettleContext, batch: readonly Settlement[
         const answer = await context.boss.fail(context.queue, attempt(one), { code, message }, db);
         for (const id of settledIds(answer)) settled.add(id);
       } else if (one.outcome.kind === 'again') {
-        if (await putBack(context, tx, one, one.outcome.at)) settled.add(one.job.id);
+        if (await putBack(context, tx, one, one.outcome.afterMs)) settled.add(one.job.id);
       }
     }
     const outcomes = batch.map((one) => (settled.has(one.job.id) ? outcomeOf(one, context.retryLimit) : 'lost'));
@@ -98,7 +98,7 @@ function outcomeOf(one: Settlement, retryLimit: number): JobRun['outcome'] {
  * Hands a job back without spending an attempt: pg-boss would count one, so the job is deleted (fenced) and
  * inserted anew under its own id, with the retries that remain.
  */
-async function putBack(context: SettleContext, tx: Queryable, one: Settlement, at: Date | null): Promise<boolean> {
+async function putBack(context: SettleContext, tx: Queryable, one: Settlement, afterMs: number): Promise<boolean> {
   const db = { db: bossDb(tx) };
   const deleted = await context.boss.deleteJob(context.queue, attempt(one), db);
   if (settledIds(deleted).length === 0) return false;
@@ -109,7 +109,7 @@ async function putBack(context: SettleContext, tx: Queryable, one: Settlement, a
         id: one.job.id,
         data: one.job.data,
         retryLimit: Math.max(context.retryLimit - one.job.retryCount, 0),
-        ...(at ? { startAfter: at } : {}),
+        ...(afterMs > 0 ? { startAfter: `${Math.ceil(afterMs)} milliseconds` } : {}),
         // the exclusive policy's key: an enqueue of the same work while this waits is one job, not two
         singletonKey: context.keyOf(one.job.data),
       },

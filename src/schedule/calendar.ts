@@ -20,16 +20,16 @@ export function nextWallClock(expr: Expression, fromMs: number): number | null {
   let year = from.getUTCFullYear();
   let month = from.getUTCMonth() + 1;
   let day = from.getUTCDate();
+  if (year > YEAR.max) return null;
   if (year < YEAR.min) {
     year = YEAR.min;
     month = 1;
     day = 1;
-  } else if (monthMatches(expr, year, month) && (dayMask(expr, year, month) >>> day) & 1) {
-    const time = timeOfDayFrom(expr, from.getUTCHours(), from.getUTCMinutes(), from.getUTCSeconds());
-    if (time >= 0) return Date.UTC(year, month - 1, day) + time * 1000;
-    day++;
   } else {
-    // The day the search begins on is over only if it matched and had no time left; it did not match.
+    if (monthMatches(expr, year, month) && (dayMask(expr, year, month) >>> day) & 1) {
+      const time = timeOfDayFrom(expr, from.getUTCHours(), from.getUTCMinutes(), from.getUTCSeconds());
+      if (time >= 0) return Date.UTC(year, month - 1, day) + time * 1000;
+    }
     day++;
   }
   for (;;) {

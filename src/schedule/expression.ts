@@ -61,15 +61,18 @@ const NICKNAMES: Readonly<Record<string, string>> = {
 
 const MAX_LENGTH = 1000;
 
-/** Many more distinct schedules than a large installation has; an entry is about half a kilobyte. */
+/** Many more distinct schedules than a large installation has; an entry is about two kilobytes. */
 const parsed = boundedCache<string, Expression>(5000);
 
 /**
- * Reads a cron expression of 5 fields (minute first), 6 (second first) or 7 (year last), a nickname such as `@daily`, either
- * followed by an optional comment (` # …`). Dialect: OCPS 1.0 to 1.4, strictly; see docs for the table.
+ * Reads a cron expression of 5 fields (minute first), 6 (second first) or 7 (year last), or a nickname such as `@daily`; either may be
+ * followed by a comment (` # …`).
  *
- * An impossible date (31 February) is valid: it parses, and {@link nextOccurrence} answers null.
+ * The dialect is the Open Cron Pattern Specification, 1.0 to 1.4, strictly: names in any case, `L`, `W`, `#`, `?` and `+` where they
+ * belong, a step only after `*` or a range, years 1970 to 2199. Beyond it: `LW`, and the nicknames `@minutely`, `@secondly`, `@weekdays`,
+ * `@weekends`. An impossible date (31 February) is valid: it parses, and nextOccurrence answers null.
  *
+ * @returns an object shared by everyone who asks for the same text
  * @throws ScheduleError invalid_cron; the message names the field
  */
 export function parseExpression(source: string): Expression {

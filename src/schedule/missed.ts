@@ -16,9 +16,9 @@ export type Series = {
   readonly zone: string;
 };
 
-/** @returns the occurrence after `at`, or null; UTC milliseconds */
+/** @param at not before the series' first @returns the occurrence after it, or null; UTC milliseconds */
 export function following(series: Series, at: number): number | null {
-  return series.expr === null ? null : nextInstant(series.expr, series.zone, Math.max(at, series.first));
+  return series.expr === null ? null : nextInstant(series.expr, series.zone, at);
 }
 
 /**
@@ -37,7 +37,6 @@ export function latestBefore(series: Series, before: number): number {
     if (next !== null && next < before) {
       latest = next;
       low = next;
-      if (high === low) break;
     } else {
       high = middle - 1;
     }

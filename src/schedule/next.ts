@@ -13,8 +13,13 @@ import { instantOf, segmentAt } from './zone.ts';
  * overlap, and in a gap there is no instant that could match.
  *
  * An expression in a zone is therefore a set of instants, and "next" is that set's smallest element after an instant: the answer does
- * not depend on where a search began. Two libraries were measured and set aside because theirs does: cron-parser 5.10.5 asked late on
- * the day of a change fires 01:30 twice or loses 02:30, and gives up near Lord Howe's half-hour change; croner 11 runs 02:30 at 03:30.
+ * not depend on where a search began, so a scheduler that wakes late computes the same times.
+ *
+ * Why this is not a library's work, measured over every ten minutes around ten changes of clocks: cron-parser 5.10.5 gives 01:30 again
+ * when asked between its two passes, runs 02:30 at 03:30, and near Lord Howe's half-hour changes loses the day of a gap and the quarter
+ * hours of an interval; a question costs 90 to 1,600 µs. croner 11.0.1 agrees with the definition above except where a whole day is
+ * missing (Apia 2011, which it drops), at 22 to 68 µs, but reads what OCPS refuses (@Daily, ? 12 * * *) and takes *\/2 in a day field
+ * for a restriction. This takes 1 to 2 µs. croner remains the second opinion in the tests.
  */
 
 const DAY_MS = 86_400_000;

@@ -3,6 +3,7 @@ import { COUNT_LIMIT, firstOnes, following, latestBefore, type Series } from './
 import { nextInstant } from './next.ts';
 import { ScheduleError } from './schedule-error.ts';
 import { type TaskDates, taskDates } from './task-dates.ts';
+import { validateZone } from './zone.ts';
 
 /** What the planner needs of an `agent_tasks` row. */
 export type TaskSchedule = {
@@ -61,7 +62,7 @@ export type PlanOptions = {
   readonly lateAfterMs?: number;
   /** Milliseconds; how old the latest missed occurrence may be for run_once still to run it. Default 24 hours. */
   readonly runOnceWindowMs?: number;
-  /** Most missed occurrences that run_all runs, and most runs of one plan. Default 100. */
+  /** Most missed occurrences that run_all runs, and most on-time runs, in one plan. Default 100. */
   readonly runAllLimit?: number;
 };
 
@@ -79,6 +80,8 @@ export const DEFAULT_RUN_ALL_LIMIT = 100;
  *   date satisfies. Pause the task with its message.
  */
 export function planTask(task: TaskSchedule, now: Date, options: PlanOptions = {}): Plan {
+  // Before anything else: a bad zone must not wait until the task is due, nor hide behind a task that has no dates.
+  validateZone(task.timezone);
   const expr = task.cronExpression === null ? null : parseExpression(task.cronExpression);
   const dates = taskDates(task.timezone, task.startDate, task.endDate);
   const remaining =
@@ -153,7 +156,6 @@ function planDue(
 
   // On time: due, not late, within the dates. What exceeds one plan stays due and is planned next.
   for (let onTime = 0; onTime < limit && next !== null && next <= now && next < dates.until; onTime++) {
-    if (runs.length >= remaining) break;
     run(next, 'schedule');
     next = following(series, next);
   }

@@ -1,5 +1,4 @@
 import { nextMidnight, parseDate } from './calendar.ts';
-import { YEAR } from './fields.ts';
 import { ScheduleError } from './schedule-error.ts';
 import { instantOf } from './zone.ts';
 
@@ -10,8 +9,6 @@ export type TaskDates = {
   /** Exclusive; Infinity without an end date. */
   readonly until: number;
 };
-
-const LAST_DAY = Date.UTC(YEAR.max, 11, 31);
 
 /**
  * A task's first and last day, both inclusive, in its own zone: a day begins when the wall clock there reaches midnight, which on some
@@ -31,9 +28,9 @@ export function taskDates(zone: string, startDate: string | null, endDate: strin
     );
   }
   return {
-    // Dates used to say "always", such as 0001-01-01 and 9999-12-31, lie outside what schedules search.
+    // A start such as 0001-01-01 says "always"; zones are not asked about the time before 1970.
     from: start === null || start < 0 ? Number.NEGATIVE_INFINITY : instantOf(zone, start),
-    until: end === null || end > LAST_DAY ? Number.POSITIVE_INFINITY : instantOf(zone, nextMidnight(end)),
+    until: end === null ? Number.POSITIVE_INFINITY : instantOf(zone, nextMidnight(end)),
   };
 }
 

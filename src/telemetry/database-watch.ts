@@ -7,7 +7,9 @@
 import { type Database, openDatabase, type Queryable } from '../db/database.ts';
 
 /** What the database said, or why it said nothing. */
-export type Answer<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: Error };
+export type Answer<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly error: Error };
 
 /** Asks one question of the database, at most one at a time. */
 export type Question<T> = () => Promise<Answer<T>>;

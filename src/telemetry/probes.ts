@@ -47,7 +47,8 @@ export type Probes = {
 export class ProbesError extends Error {
   override readonly name = 'ProbesError';
   readonly reasonCode: string;
-  readonly nextStep = 'Set AGENTD_HTTP_PORT to a free port (0 takes any), and AGENTD_HTTP_HOST to an address of this machine.';
+  readonly nextStep =
+    'Set AGENTD_HTTP_PORT to a free port (0 takes any), and AGENTD_HTTP_HOST to an address of this machine.';
   constructor(message: string, reasonCode: string) {
     super(message);
     this.reasonCode = reasonCode;
@@ -85,7 +86,10 @@ export async function startProbes(options: ProbesOptions): Promise<Probes> {
       if (pathname === '/livez') send(response, 200, { status: 'ok', version: state.version });
       else if (pathname === '/readyz') {
         const reasons = await readiness();
-        send(response, reasons.length === 0 ? 200 : 503, { status: reasons.length === 0 ? 'ready' : 'not ready', reasons });
+        send(response, reasons.length === 0 ? 200 : 503, {
+          status: reasons.length === 0 ? 'ready' : 'not ready',
+          reasons,
+        });
       } else if (pathname === '/metrics') {
         const text = await scrape();
         response.writeHead(200, { 'content-type': metrics.registry.contentType }).end(text);
@@ -183,6 +187,9 @@ function listen(server: Server, options: ProbesOptions): Promise<void> {
 }
 
 function send(response: ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json; charset=utf-8', 'cache-control': 'no-store' });
+  response.writeHead(status, {
+    'content-type': 'application/json; charset=utf-8',
+    'cache-control': 'no-store',
+  });
   response.end(`${JSON.stringify(body)}\n`);
 }

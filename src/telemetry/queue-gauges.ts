@@ -1,22 +1,6 @@
 /** Depth and age of the queues, as `agentd.queue_health` says. Every process exports the same values: use max(), not sum(). */
 import { Gauge, type Registry } from 'prom-client';
-
-/** One row of `agentd.queue_health`. */
-export type QueueHealth = {
-  readonly queue: string;
-  readonly ready: number;
-  readonly delayed: number;
-  readonly active: number;
-  /** Jobs in the dead-letter queue. */
-  readonly dead: number;
-  /** Age in seconds of the oldest job that could start; null when none waits. */
-  readonly oldest_ready_seconds: number | null;
-  /** Rows of workspaces at their ceiling, which have no job yet. */
-  readonly waiting_room: number;
-  /** Processes that work the queue and were seen in the last 30 seconds. */
-  readonly workers: number;
-  readonly paused: boolean;
-};
+import type { QueueHealth } from '../db/operations.ts';
 
 export type QueueGauges = {
   /** Replaces the values of all queues; a queue that is missing now loses its series. */

@@ -379,6 +379,23 @@ test('a server’s failure is tried once: retries are the worker’s', async () 
   expect(server.requests).toHaveLength(1);
 });
 
+test('any fetch can be the transport, and the caller’s signal reaches it', async () => {
+  const direct = openAiModelClient({ apiKey: server.apiKey, baseUrl: server.url, timeoutMs: 30_000, fetch });
+  expect((await direct.complete(ask(), forever)).content).toBe('echo: hello');
+  server.respond(() => ({ status: 429, headers: { 'retry-after': '3' } }));
+  expect(await failure(direct.complete(ask(), forever))).toMatchObject({
+    kind: 'rate_limited',
+    retryAfterMs: 3000,
+  });
+  server.respond(() => ({ hang: true }));
+  const controller = new AbortController();
+  const failed = failure(direct.complete(ask(), controller.signal));
+  const request = await server.waitForRequest(undefined, 3);
+  controller.abort();
+  expect((await failed).kind).toBe('aborted');
+  expect(await request.finished).toBe(true);
+});
+
 test('clients are shared per endpoint and key, never across keys', () => {
   expect(client()).toBe(client());
   expect(client()).not.toBe(client({ apiKey: 'sk-another' }));

@@ -51,3 +51,16 @@ test('the cache of expressions is bounded and a forgotten expression still parse
   expect(again).not.toBe(first);
   expect(again.fields).toEqual(first.fields);
 });
+
+test('29 February skips the years that are not leap years, 2100 included', () => {
+  const times = occurrences(parseExpression('0 0 29 2 *'), 'UTC', new Date('2092-03-01T00:00:00Z'), 3);
+  expect(short(times)).toBe('2096-02-29T00:00 2104-02-29T00:00 2108-02-29T00:00');
+});
+
+test('a search ends with the year 2199', () => {
+  const before = new Date('2199-12-30T12:00:00Z');
+  expect(short(occurrences(parseExpression('@daily'), 'UTC', before, 5))).toBe('2199-12-31T00:00');
+  expect(short(occurrences(parseExpression('0 */12 * * *'), 'UTC', before, 5))).toBe(
+    '2199-12-31T00:00 2199-12-31T12:00',
+  );
+});

@@ -1,5 +1,5 @@
 /**
- * A second, deliberately slow reading of cron: one predicate per field, asked of every second or day. It shares no code and no idea with
+ * A second, deliberately slow reading of cron: one predicate per field, asked of every value and every day. It shares no code and no idea with
  * src/schedule, so that the two agreeing means something. It reads valid expressions only, without nicknames and comments.
  */
 
@@ -66,13 +66,25 @@ export function naiveDay(expression: string, year: number, month: number, day: n
   return free || f.weekday.startsWith('+') ? byDate && byWeekday : byDate || byWeekday;
 }
 
+/** Whether the time of day is one of the expression's, whatever the day. */
 export function naiveTime(expression: string, hour: number, minute: number, second: number): boolean {
   const f = fieldsOf(expression);
   return plain(f.hour, hour, 0, 23) && plain(f.minute, minute, 0, 59) && plain(f.second, second, 0, 59);
 }
 
-/** The first `count` matches after `after` in UTC, by walking every second of every matching day. */
+/** Every matching second of a day, ascending, as seconds since midnight. */
+function naiveTimes(expression: string): number[] {
+  const f = fieldsOf(expression);
+  const count = (size: number) => Array.from({ length: size }, (_, i) => i);
+  const seconds = count(60).filter((s) => plain(f.second, s, 0, 59));
+  const minutes = count(60).filter((m) => plain(f.minute, m, 0, 59));
+  const hours = count(24).filter((h) => plain(f.hour, h, 0, 23));
+  return hours.flatMap((h) => minutes.flatMap((m) => seconds.map((s) => h * 3600 + m * 60 + s)));
+}
+
+/** The first `count` matches after `after` in UTC, by walking every day. */
 export function naiveOccurrences(expression: string, after: Date, count: number): Date[] {
+  const times = naiveTimes(expression);
   const found: Date[] = [];
   const start = Date.UTC(after.getUTCFullYear(), after.getUTCMonth(), after.getUTCDate());
   for (
@@ -82,12 +94,8 @@ export function naiveOccurrences(expression: string, after: Date, count: number)
   ) {
     const day = new Date(midnight);
     if (!naiveDay(expression, day.getUTCFullYear(), day.getUTCMonth() + 1, day.getUTCDate())) continue;
-    for (let s = 0; s < 86_400 && found.length < count; s++) {
-      if (midnight + s * 1000 <= after.getTime()) continue;
-      if (naiveTime(expression, Math.floor(s / 3600), Math.floor(s / 60) % 60, s % 60)) {
-        found.push(new Date(midnight + s * 1000));
-      }
-    }
+    const later = times.map((s) => midnight + s * 1000).filter((t) => t > after.getTime());
+    found.push(...later.slice(0, count - found.length).map((t) => new Date(t)));
   }
   return found;
 }

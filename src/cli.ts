@@ -1,0 +1,113 @@
+/** The command line: agentd COMMAND. Each command is a file in commands/. */
+import { readFileSync } from 'node:fs';
+import { pathToFileURL } from 'node:url';
+import { Command, CommanderError } from 'commander';
+import { createContext } from './commands/context.ts';
+import * as doctor from './commands/doctor.ts';
+import { EXIT, explain } from './commands/errors.ts';
+import * as migrate from './commands/migrate.ts';
+import { createOutput, type Stream } from './commands/output.ts';
+import * as runs from './commands/runs.ts';
+import * as start from './commands/start.ts';
+import * as status from './commands/status.ts';
+import * as tasks from './commands/tasks.ts';
+
+const commands = [start, migrate, doctor, status, runs, tasks];
+
+const EXAMPLES = `
+Examples:
+  agentd start                                   run the worker; without DATABASE_URL on an embedded database
+  agentd doctor                                  check the database, the rights, the model, the keys
+  agentd status --watch                          what happens now
+  agentd tasks preview "0 9 * * 1-5" --zone Europe/Berlin
+  agentd runs show 3f2a91c0                      where a run's time, tokens and money went
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+`;
+
+/** The version of this package. */
+export function packageVersion(): string {
+  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
+  return (JSON.parse(text) as { version: string }).version;
+}
+
+type Env = Readonly<Record<string, string | undefined>>;
+
+/**
+ * Runs one command line. Never throws; resolves with the exit code.
+ *
+ * @param args the arguments after the program's name
+ */
+export async function main(
+  args: readonly string[],
+  parts: { env: Env; stdout: Stream; stderr: Stream },
+): Promise<number> {
+  let exitCode: number = EXIT.done;
+  const version = packageVersion();
+  const context = createContext({
+    ...parts,
+    version,
+    exitWith: (code) => {
+      exitCode = code;
+    },
+  });
+  const program = new Command('agentd')
+    .description('The headless worker of an agent platform on Postgres.')
+    .version(version, '-V, --version', 'print the version')
+    .option('--json', 'print JSON, for scripts')
+    .configureHelp({ showGlobalOptions: true })
+    .configureOutput({
+      writeOut: (text) => parts.stdout.write(text),
+      writeErr: (text) => parts.stderr.write(text),
+      // Printed below, with a next step.
+      outputError: () => {},
+      getOutHasColors: () => false,
+      getErrHasColors: () => false,
+    })
+    .showSuggestionAfterError()
+    .exitOverride()
+    .addHelpText('after', EXAMPLES);
+  for (const command of commands) command.register(program, context);
+
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+  } catch (error) {
+    if (error instanceof CommanderError && error.exitCode === 0) return EXIT.done;
+    // The help was printed instead of a message: a group of commands was named without one of them.
+    if (error instanceof CommanderError && error.code === 'commander.help') return EXIT.usage;
+    const failure = explain(error);
+    printFailure(parts, args.includes('--json'), failure);
+    return failure.exitCode;
+  }
+  return exitCode;
+}
+
+function printFailure(
+  parts: { env: Env; stderr: Stream },
+  json: boolean,
+  failure: ReturnType<typeof explain>,
+): void {
+  const output = createOutput(parts.stderr, parts.env, json);
+  if (json) {
+    const { message, nextStep, reasonCode } = failure;
+    return output.data({ error: { message, reason_code: reasonCode, next_step: nextStep } });
+  }
+  output.line(`${output.paint('red', 'agentd:')} ${failure.message}`);
+  if (failure.nextStep !== null) output.line(failure.nextStep);
+  if (failure.stack !== null && ['debug', 'trace'].includes(parts.env.AGENTD_LOG_LEVEL ?? '')) {
+    output.line(failure.stack);
+  }
+}
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  // A reader that stops reading (agentd runs list | head) is no failure.
+  process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code === 'EPIPE') process.exit(EXIT.done);
+    throw error;
+  });
+  process.exitCode = await main(process.argv.slice(2), {
+    env: process.env,
+    stdout: process.stdout,
+    stderr: process.stderr,
+  });
+}

@@ -1,0 +1,263 @@
+/** Builds the parts, starts them, drains them: the one place that knows them all. */
+import { randomUUID } from 'node:crypto';
+import { hostname } from 'node:os';
+import { PgBoss } from 'pg-boss';
+import type { Logger } from 'pino';
+import { type Clock, systemClock } from './clock.ts';
+import type { Config } from './config.ts';
+import { bossOptions } from './db/boss.ts';
+import { connectDatabase } from './db/connect.ts';
+import type { Database } from './db/database.ts';
+import { wakeUp } from './db/jobs.ts';
+import { DatabaseStateError, migrateUp, migrationStatus, newestMigration } from './db/migrate.ts';
+import { retryTransient } from './db/retry.ts';
+import { type Checkpoint, type CheckpointResult, claimRuns, renewLeases, writeCheckpoints } from './db/runs.ts';
+import { saveWorker, type WorkerRow } from './db/workers.ts';
+import { taskRunJob } from './jobs/index.ts';
+import type { ModelDeps } from './pipelines/agent/credentials.ts';
+import { Leases } from './pipelines/agent/leases.ts';
+import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
+import type { ToolSource } from './pipelines/agent/tools.ts';
+import { loadModelCatalog } from './providers/model-catalog.ts';
+import { columnSecretStore, keyRingFromText } from './providers/secrets.ts';
+import { Batcher } from './queue/batcher.ts';
+import { Consumer } from './queue/consumer.ts';
+import { CHANNELS, Listener } from './queue/listener.ts';
+import { heartbeat } from './services/heartbeat.ts';
+import { reconciler } from './services/reconciler.ts';
+import { scheduler } from './services/scheduler.ts';
+import { createMetrics, type Metrics } from './telemetry/metrics.ts';
+import { type Probes, startProbes } from './telemetry/probes.ts';
+import { version } from './version.ts';
+
+/** How long a claim of a run holds without a sign of life, in seconds; a takeover waits for it. */
+const LEASE_SECONDS = 15;
+/** One model call may take this long, in milliseconds; the run's and the step's own limits are shorter or not. */
+const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
+/** After a drain's patience, handlers get this long to come back from their abort, in milliseconds. */
+const ABORT_GRACE_MS = 5_000;
+
+export type DaemonOptions = {
+  readonly logger: Logger;
+  readonly clock?: Clock;
+  /** More tools beside the built-in ones. */
+  readonly toolSources?: readonly ToolSource[];
+  /** Replaces the client of model providers, for benchmarks. */
+  readonly createModelClient?: NonNullable<ModelDeps['createClient']>;
+  /** Leaves the HTTP probes out. */
+  readonly probes?: boolean;
+  readonly leaseSeconds?: number;
+};
+
+/** A running daemon. */
+export type Daemon = {
+  readonly workerId: string;
+  readonly db: Database;
+  readonly metrics: Metrics;
+  /** Where the probes are; null if they were left out. */
+  readonly probesUrl: string | null;
+  /** Drains: stops fetching, waits for what runs, hands back the rest. Safe to call more than once. */
+  stop(): Promise<void>;
+  /** Resolves when the daemon has stopped. */
+  readonly stopped: Promise<void>;
+};
+
+/**
+ * Starts a daemon: migrates if the configuration says so, then works every configured queue.
+ *
+ * Throws ConfigError, ConnectionFailed, DatabaseStateError or ProbesError; nothing is left running then.
+ */
+export async function startDaemon(config: Config, options: DaemonOptions): Promise<Daemon> {
+  const { logger: log } = options;
+  const clock = options.clock ?? systemClock;
+  const metrics = createMetrics({ builtInTools: builtInToolNames });
+  const catalog = loadModelCatalog();
+  const secrets = columnSecretStore(keyRingFromText(config.encryptionKeys));
+  const workerId = `${hostname()}-${process.pid}-${randomUUID().slice(0, 8)}`;
+
+  const connection = await connectDatabase(config, {
+    max: 12,
+    applicationName: `agentd ${workerId}`,
+    onError: (error) => {
+      metrics.databaseErrors.inc('pool');
+      log.warn({ event: 'database_connection_lost', err: error }, 'an idle connection was lost');
+    },
+  });
+  const { db } = connection;
+  let boss: PgBoss | null = null;
+  let probes: Probes | null = null;
+  try {
+    if (config.autoMigrate) await migrateUp(db, config.queues);
+    else await requireMigrated(db);
+
+    const leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
+    const claims = new Batcher(
+      (ids: string[]) => retryTransient(() => claimRuns(db, ids, workerId, leaseSeconds), { clock, onRetry: retried('claim') }),
+      { maxItems: 100, maxConcurrent: 2 },
+    );
+    const leases = new Leases({
+      clock,
+      log,
+      leaseMs: leaseSeconds * 1000,
+      // Embedded, a cancellation is not notified across sessions: the renewal is what finds it.
+      everyMs: db.embedded ? 500 : (leaseSeconds * 1000) / 3,
+      renew: (held) => renewLeases(db, held, leaseSeconds),
+    });
+    const checkpoints = new Batcher<Checkpoint, CheckpointResult>(
+      async (items) => {
+        const results = await retryTransient(() => writeCheckpoints(db, items, leaseSeconds), {
+          clock,
+          onRetry: retried('checkpoint'),
+        });
+        for (const item of items) leases.confirm(item.run);
+        return results;
+      },
+      { maxItems: 100, maxConcurrent: 2 },
+    );
+    function retried(where: string): (error: Error) => void {
+      return (error) => {
+        metrics.databaseErrors.inc(where);
+        log.warn({ event: 'database_retry', where, err: error }, 'the database did not answer, trying again');
+      };
+    }
+
+    boss = new PgBoss({ ...bossOptions(db), supervise: true });
+    boss.on('error', (error) => {
+      metrics.databaseErrors.inc('pg-boss');
+      log.warn({ event: 'boss_error', err: error }, 'pg-boss reported an error');
+    });
+    boss.on('warning', (warning) => log.debug({ event: 'boss_warning', warning }, 'pg-boss warns'));
+    await boss.start();
+
+    const jobs = [
+      taskRunJob({
+        db,
+        clock,
+        metrics,
+        log,
+        leases,
+        claim: (runId) => claims.add(runId),
+        writeCheckpoint: (checkpoint) => checkpoints.add(checkpoint),
+        models: {
+          catalog,
+          secrets,
+          environment: config.openai,
+          callTimeoutMs: MODEL_CALL_TIMEOUT_MS,
+          ...(options.createModelClient ? { createClient: options.createModelClient } : {}),
+        },
+        toolSources: [builtInTools({ db, now: () => new Date(clock.now()) }), ...(options.toolSources ?? [])],
+      }),
+    ];
+    const started = boss;
+    const consumers = jobs.flatMap((job) => {
+      const queue = config.queues[job.queue];
+      return queue ? [new Consumer({ job, config: queue, db, boss: started, clock, log, metrics, workerId })] : [];
+    });
+
+    const state = { draining: false, version, requiredMigration: newestMigration };
+    const row = (): WorkerRow => ({
+      id: workerId,
+      hostname: hostname(),
+      pid: process.pid,
+      version,
+      queues: Object.fromEntries(consumers.map((c) => [c.queue, config.queues[c.queue]?.concurrency ?? 0])),
+      state: state.draining ? 'draining' : 'running',
+      running: consumers.reduce((sum, c) => sum + c.running, 0),
+    });
+    const services = [
+      scheduler({ db, clock, log, metrics }),
+      reconciler({ db, clock, log, metrics }),
+      heartbeat({
+        db,
+        clock,
+        log,
+        metrics,
+        worker: row,
+        onPaused: (queues) => {
+          for (const consumer of consumers) consumer.setPaused(queues.has(consumer.queue));
+        },
+        onAlive: () => {},
+      }),
+    ];
+    const [schedule] = services;
+    const listener = new Listener({
+      url: db.url,
+      clock,
+      log,
+      onNotification: (channel, payload) => {
+        if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
+        else if (channel === CHANNELS.cancel) leases.abort(payload, 'cancelled');
+        else schedule?.wake();
+      },
+      // something may have been said while nobody listened
+      onConnect: () => {
+        for (const consumer of consumers) consumer.wake();
+        schedule?.wake();
+      },
+    });
+
+    if (options.probes !== false) {
+      probes = await startProbes({ ...config.http, metrics, state, db, logger: log });
+    }
+    await saveWorker(db, row());
+    if (!db.embedded) await listener.start();
+    leases.start();
+    for (const service of services) service.start();
+    for (const consumer of consumers) consumer.start();
+    log.info(
+      { event: 'started', worker: workerId, version, queues: row().queues, embedded: db.embedded, probes: probes?.url ?? null },
+      'agentd is running',
+    );
+
+    let stopping: Promise<void> | null = null;
+    const { promise: stopped, resolve: resolveStopped } = Promise.withResolvers<void>();
+    const stop = async (): Promise<void> => {
+      state.draining = true;
+      log.info({ event: 'draining', running: row().running }, 'stopping: waiting for what runs');
+      await Promise.all(services.map((service) => service.stop()));
+      const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
+      const given = clock.after(config.drainSeconds * 1000 + ABORT_GRACE_MS, () => giveUp.resolve());
+      const giveUp = Promise.withResolvers<void>();
+      // A database that is away, or a handler that ignores its signal, must not keep a process for ever:
+      // what it holds is taken over when its lease lapses.
+      await Promise.race([drained, giveUp.promise]);
+      given.cancel();
+      leases.stop();
+      await listener.stop();
+      await saveWorker(db, { ...row(), state: 'stopped', running: 0 }).catch(() => {});
+      await Promise.all(consumers.map((c) => wakeUp(db, c.queue, workerId))).catch(() => {});
+      await started.stop({ graceful: false }).catch(() => {});
+      await probes?.close();
+      await connection.close();
+      log.info({ event: 'stopped' }, 'agentd has stopped');
+      resolveStopped();
+    };
+    return {
+      workerId,
+      db,
+      metrics,
+      probesUrl: probes?.url ?? null,
+      stopped,
+      stop() {
+        stopping ??= stop();
+        return stopping;
+      },
+    };
+  } catch (error) {
+    await probes?.close();
+    await boss?.stop({ graceful: false }).catch(() => {});
+    await connection.close().catch(() => {});
+    throw error;
+  }
+}
+
+/** Without AGENTD_AUTO_MIGRATE the schema must be there. A newer one is fine: neighbours work on one schema. */
+async function requireMigrated(db: Database): Promise<void> {
+  const pending = (await migrationStatus(db)).filter((migration) => migration.appliedAt === null);
+  if (pending.length > 0) {
+    throw new DatabaseStateError(
+      `The database lacks ${pending.length} migrations (${pending.map((m) => m.name).join(', ')}). ` +
+        'Run agentd migrate up, or set AGENTD_AUTO_MIGRATE=true.',
+    );
+  }
+}

@@ -1,0 +1,148 @@
+/** What operators watch: the monitoring views, one query a function. All of them are cheap enough to ask every few seconds. */
+import type { Queryable } from './database.ts';
+
+/** Names of the migrations that are applied; empty on a database without agentd. */
+export async function appliedMigrations(db: Queryable): Promise<string[]> {
+  const [found] = await db.query<{ exists: boolean }>(
+    `select to_regclass('agentd.migrations') is not null as exists`,
+  );
+  if (!found?.exists) return [];
+  return (await db.query<{ name: string }>('select name from agentd.migrations')).map((row) => row.name);
+}
+
+/** One row of `agentd.queue_health`. */
+export type QueueHealth = {
+  readonly queue: string;
+  readonly ready: number;
+  readonly delayed: number;
+  readonly active: number;
+  /** Jobs in the dead-letter queue. */
+  readonly dead: number;
+  /** Age in seconds of the oldest job that could start; null when none waits. */
+  readonly oldest_ready_seconds: number | null;
+  /** Rows of workspaces at their ceiling, which have no job yet. */
+  readonly waiting_room: number;
+  /** Processes that work the queue and were seen in the last 30 seconds. */
+  readonly workers: number;
+  readonly paused: boolean;
+};
+
+/** Depth and age of every queue, by name. */
+export function queueHealth(db: Queryable): Promise<QueueHealth[]> {
+  return db.query<QueueHealth>(
+    `select queue, ready, delayed, active, dead, oldest_ready_seconds, waiting_room, workers, paused
+       from agentd.queue_health
+      order by queue`,
+  );
+}
+
+export type WorkerHealth = {
+  readonly id: string;
+  readonly hostname: string;
+  readonly pid: number;
+  readonly version: string;
+  /** Queue name to concurrency. */
+  readonly queues: Readonly<Record<string, number>>;
+  readonly state: 'running' | 'draining' | 'stopped';
+  /** Handlers busy when it was last seen. */
+  readonly running: number;
+  readonly started_at: Date;
+  readonly last_seen_at: Date;
+  readonly silent_seconds: number;
+  readonly alive: boolean;
+};
+
+/** Workers that live or were seen in the last day, the living first. */
+export function workerHealth(db: Queryable): Promise<WorkerHealth[]> {
+  return db.query<WorkerHealth>(
+    `select id, hostname, pid, version, queues, state, running, started_at, last_seen_at, silent_seconds, alive
+       from agentd.worker_health
+      where alive or last_seen_at > agentd.now() - interval '1 day'
+      order by alive desc, last_seen_at desc
+      limit 50`,
+  );
+}
+
+export type WorkspaceActivity = {
+  readonly workspace_id: string;
+  readonly name: string;
+  readonly queued: number;
+  /** Runs beyond the workspace's ceiling, which have no job yet. */
+  readonly waiting_room: number;
+  readonly running: number;
+  readonly waiting: number;
+  readonly completed_last_hour: number;
+  readonly failed_last_hour: number;
+  readonly tokens_last_hour: number;
+  readonly cost_micros_last_hour: number;
+};
+
+/** Workspaces with work now or in the last hour, the busiest first; at most `limit`. */
+export function workspaceActivity(db: Queryable, limit: number): Promise<WorkspaceActivity[]> {
+  return db.query<WorkspaceActivity>(
+    `select workspace_id, name, queued, waiting_room, running, waiting, completed_last_hour, failed_last_hour,
+            tokens_last_hour::bigint as tokens_last_hour, cost_micros_last_hour::bigint as cost_micros_last_hour
+       from agentd.workspace_activity
+      where queued + waiting_room + running + waiting + completed_last_hour + failed_last_hour > 0
+      order by running desc, queued + waiting_room desc, waiting desc, completed_last_hour desc, name
+      limit $1`,
+    [limit],
+  );
+}
+
+export type LateTask = {
+  readonly task_id: string;
+  readonly workspace_id: string;
+  readonly name: string;
+  readonly next_run_at: Date;
+  readonly late_seconds: number;
+};
+
+/** Tasks that should have been started by now, the latest first. */
+export function lateTasks(db: Queryable, limit: number): Promise<LateTask[]> {
+  return db.query<LateTask>(
+    `select task_id, workspace_id, name, next_run_at, late_seconds
+       from agentd.late_tasks
+      order by next_run_at
+      limit $1`,
+    [limit],
+  );
+}
+
+export type StuckWork = {
+  readonly kind: string;
+  readonly id: string;
+  readonly workspace_id: string;
+  readonly problem: string;
+  readonly since: Date;
+};
+
+/** Work that the reconciler should have repaired, the oldest first; normally none. */
+export function stuckWork(db: Queryable, limit: number): Promise<StuckWork[]> {
+  return db.query<StuckWork>(
+    'select kind, id, workspace_id, problem, since from agentd.stuck_work order by since limit $1',
+    [limit],
+  );
+}
+
+export type RecentFailure = {
+  readonly run_id: string;
+  readonly workspace_id: string;
+  readonly task_id: string | null;
+  readonly task_name: string | null;
+  readonly reason_code: string | null;
+  readonly reason: string | null;
+  readonly current_step: number;
+  readonly finished_at: Date;
+};
+
+/** Runs that failed within a day, the newest first. */
+export function recentFailures(db: Queryable, limit: number): Promise<RecentFailure[]> {
+  return db.query<RecentFailure>(
+    `select run_id, workspace_id, task_id, task_name, reason_code, reason, current_step, finished_at
+       from agentd.recent_failures
+      order by finished_at desc
+      limit $1`,
+    [limit],
+  );
+}

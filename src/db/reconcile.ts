@@ -1,0 +1,117 @@
+/**
+ * Repairs: rows whose job is missing, jobs whose row is stuck, workers that are gone. Each statement is safe
+ * on every node at once and repairs a bounded number.
+ */
+import type { Queryable } from './database.ts';
+
+const LIMIT = 500;
+
+async function count(db: Queryable, name: string, text: string, values: readonly unknown[] = [LIMIT]): Promise<number> {
+  const [row] = await db.query<{ repaired: number | null }>({ name, text }, values);
+  return Number(row?.repaired ?? 0);
+}
+
+/**
+ * Runs whose worker has lost its lease go back to the queue: their old job is dropped and a new one made.
+ * Their epoch stays until they are claimed, but as they are not running any more, the old worker's
+ * checkpoints change nothing.
+ */
+export function requeueLapsedRuns(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'requeue_lapsed_runs',
+    `
+with lapsed as (
+  select id, workspace_id, job_id from public.task_runs
+   where status = 'running' and lease_expires_at < agentd.now()
+   order by lease_expires_at
+   limit $1
+     for no key update skip locked
+),
+dropped as materialized (
+  select id, workspace_id, agentd.drop_job('task-run', job_id) from lapsed
+),
+requeued as (
+  update public.task_runs r
+     set status = 'queued', lease_expires_at = null,
+         job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', d.id), d.id::text, d.workspace_id, null)
+    from dropped d
+   where r.id = d.id
+  returning r.id
+)
+select count(*) as repaired from requeued`,
+  );
+}
+
+/** Queued and waiting runs whose job is gone (expired, deleted, dead) get a new one. */
+export function enqueueRunsWithoutJob(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'enqueue_runs_without_job',
+    `
+with orphaned as (
+  select r.id, r.workspace_id, r.wake_at from public.task_runs r
+   where ((r.status = 'queued' and r.job_id is not null)
+          or (r.status = 'waiting' and r.wake_at < agentd.now()))
+     and r.created_at < agentd.now() - interval '5 seconds'
+     and not exists (select 1 from pgboss.job j
+                      where j.name = 'task-run' and j.id = r.job_id and j.state in ('created', 'retry', 'active'))
+   limit $1
+     for no key update of r skip locked
+),
+enqueued as (
+  update public.task_runs r
+     set job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', o.id), o.id::text, o.workspace_id, null)
+    from orphaned o
+   where r.id = o.id
+  returning r.job_id
+)
+select count(job_id) as repaired from enqueued`,
+  );
+}
+
+/** Workspaces with waiting runs and room for them, which only a race or a restart can leave behind. */
+export function admitWaitingRuns(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'admit_waiting_runs',
+    `
+with recursive workspace as (
+  (select workspace_id from public.task_runs
+    where status = 'queued' and job_id is null order by workspace_id limit 1)
+  union all
+  select (select r.workspace_id from public.task_runs r
+           where r.status = 'queued' and r.job_id is null and r.workspace_id > w.workspace_id
+           order by r.workspace_id limit 1)
+    from workspace w
+   where w.workspace_id is not null
+)
+select sum(agentd.admit_runs(workspace_id)) as repaired
+  from (select workspace_id from workspace where workspace_id is not null limit $1) w`,
+  );
+}
+
+/** Workers that have been silent for a minute are taken for dead; they no longer ask for notifications. */
+export function sweepWorkers(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'sweep_workers',
+    `
+with dead as (
+  update agentd.workers set state = 'stopped', stopped_at = agentd.now()
+   where state <> 'stopped' and last_seen_at < agentd.now() - interval '1 minute'
+  returning id
+),
+asleep as (
+  delete from agentd.sleepers s
+   where not exists (select 1 from agentd.workers w
+                      where w.id = s.worker_id and w.state <> 'stopped'
+                        and w.last_seen_at > agentd.now() - interval '1 minute')
+),
+forgotten as (
+  delete from agentd.workers where state = 'stopped' and last_seen_at < agentd.now() - interval '7 days'
+)
+select count(*) as repaired from dead`,
+    [],
+  );
+}

@@ -1,0 +1,2 @@
+/** The queues that this version works. */
+export { taskRunJob } from './task-run.ts';

@@ -1,0 +1,118 @@
+/** Which model a run uses and whose key pays: the agent's own, then its workspace's, then the environment's. */
+import type { ClaimedRun, StoredCredential } from '../../db/runs.ts';
+import type { ModelCatalog } from '../../providers/model-catalog.ts';
+import { type ModelClient, openAiModelClient } from '../../providers/models.ts';
+import { SecretError, type SecretStore } from '../../providers/secrets.ts';
+import { RunFailure } from './errors.ts';
+
+/** A model that a run can call. */
+export type UsableModel = {
+  readonly client: ModelClient;
+  readonly provider: string;
+  readonly model: string;
+  readonly modelId: string | null;
+  readonly credentialSource: 'agent' | 'workspace' | 'environment';
+  /** Names the credential in messages, without its secret. */
+  readonly credentialName: string;
+  /** US dollars per 1,000 tokens; null where no price is known. */
+  readonly prices: { readonly inputPer1k: number; readonly outputPer1k: number; readonly cachedInputPer1k: number | null } | null;
+};
+
+export type ModelDeps = {
+  readonly catalog: ModelCatalog;
+  readonly secrets: SecretStore;
+  readonly environment: { readonly apiKey: string | null; readonly baseUrl: string | null };
+  /** Milliseconds that one model call may take. */
+  readonly callTimeoutMs: number;
+  /** Makes the client; tests and benchmarks put a model of their own here. */
+  readonly createClient?: typeof openAiModelClient;
+};
+
+const DEFAULT_PROVIDER = 'openai';
+
+/**
+ * Chooses model and key. Keys of other tenants are never considered: the claim reads only those of the
+ * run's agent and workspace.
+ *
+ * Throws RunFailure: `no_model_credential`, `unknown_provider`, or the reason why a secret can't be opened.
+ */
+export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
+  const model = run.model;
+  if (!model) throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
+  const provider = model.provider ?? DEFAULT_PROVIDER;
+  const known = deps.catalog.provider(provider);
+  const name = known?.name ?? provider.toLowerCase();
+  const matches = (credential: StoredCredential): boolean =>
+    (deps.catalog.provider(credential.provider)?.name ?? credential.provider.toLowerCase()) === name;
+
+  const ofAgent = run.credentials.agent.find(matches);
+  const ofWorkspace = run.credentials.workspace.find((c) => matches(c) && (c.secret ?? c.vault_id) !== null);
+  let apiKey: string | null = null;
+  let source: UsableModel['credentialSource'] = 'environment';
+  let credentialName = 'OPENAI_API_KEY of the environment';
+  if (ofAgent?.secret) {
+    source = 'agent';
+    credentialName = `the agent's API connection ${ofAgent.id}`;
+    apiKey = open(deps, ofAgent.secret, 'public.api_connections', ofAgent.id, run.workspace_id, credentialName);
+  } else if (ofWorkspace) {
+    source = 'workspace';
+    credentialName = `the workspace's ${ofWorkspace.provider} key (workspace_llm_config ${ofWorkspace.id})`;
+    if (ofWorkspace.secret === null) {
+      throw new RunFailure(
+        'vault_unavailable',
+        `${credentialName} is a reference to a vault that this database does not have. Store the key in api_key.`,
+      );
+    }
+    apiKey = open(deps, ofWorkspace.secret, 'public.workspace_llm_config', ofWorkspace.id, run.workspace_id, credentialName);
+  } else if (name === DEFAULT_PROVIDER) {
+    apiKey = deps.environment.apiKey;
+  }
+  if (apiKey === null) {
+    const anywhere = name === DEFAULT_PROVIDER ? ', or set OPENAI_API_KEY for the worker' : '';
+    throw new RunFailure(
+      'no_model_credential',
+      `No usable key for ${provider}: connect an API connection of service '${provider}' to the agent, ` +
+        `add one to the workspace's workspace_llm_config${anywhere}.`,
+    );
+  }
+  const baseUrl = name === DEFAULT_PROVIDER ? (deps.environment.baseUrl ?? known?.baseUrl ?? null) : (known?.baseUrl ?? null);
+  if (name !== DEFAULT_PROVIDER && baseUrl === null) {
+    throw new RunFailure(
+      'unknown_provider',
+      `agentd does not know where ${provider} is. Known providers: ${deps.catalog.providers.map((p) => p.name).join(', ')}.`,
+    );
+  }
+  const create = deps.createClient ?? openAiModelClient;
+  return {
+    client: create({ apiKey, baseUrl, timeoutMs: deps.callTimeoutMs }),
+    provider: name,
+    model: model.model,
+    modelId: model.id,
+    credentialSource: source,
+    credentialName,
+    prices: prices(run, deps.catalog, name),
+  };
+}
+
+function prices(run: ClaimedRun, catalog: ModelCatalog, provider: string): UsableModel['prices'] {
+  const model = run.model;
+  if (model?.id && model.input_cost_per_1k !== null && model.output_cost_per_1k !== null) {
+    return { inputPer1k: model.input_cost_per_1k, outputPer1k: model.output_cost_per_1k, cachedInputPer1k: null };
+  }
+  const known = model ? catalog.model(provider, model.model) : null;
+  return known
+    ? { inputPer1k: known.inputPer1k, outputPer1k: known.outputPer1k, cachedInputPer1k: known.cachedInputPer1k ?? null }
+    : null;
+}
+
+function open(deps: ModelDeps, secret: string, table: string, row: string, workspace: string, name: string): string {
+  const column = 'api_key';
+  try {
+    return deps.secrets.open(secret, { table, row, column, workspace });
+  } catch (error) {
+    if (!(error instanceof SecretError)) throw error;
+    throw new RunFailure(`secret_${error.code}`, `${name} can't be opened: ${error.message} ${error.nextStep}`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,92 @@
+/**
+ * The leases of the runs that this process executes: one statement renews them all.
+ *
+ * A run whose lease is gone (cancelled, taken over, deleted) has its signal fired, and so have all of them
+ * when the database has not confirmed them for a whole lease: another worker may have them by then, and
+ * going on would only spend money.
+ */
+import type { Logger } from 'pino';
+import type { Clock, Timer } from '../../clock.ts';
+import { JobAborted } from '../../queue/errors.ts';
+
+/** Renews and returns the runs that are lost. */
+export type Renew = (held: readonly { run: string; epoch: number }[]) => Promise<Set<string>>;
+
+type Held = { readonly epoch: number; readonly controller: AbortController; confirmedAt: number };
+
+export class Leases {
+  readonly #clock: Clock;
+  readonly #log: Logger;
+  readonly #renew: Renew;
+  readonly #leaseMs: number;
+  readonly #everyMs: number;
+  readonly #held = new Map<string, Held>();
+  #timer: Timer | null = null;
+  #stopped = false;
+
+  constructor(options: { clock: Clock; log: Logger; renew: Renew; leaseMs: number; everyMs: number }) {
+    this.#clock = options.clock;
+    this.#log = options.log;
+    this.#renew = options.renew;
+    this.#leaseMs = options.leaseMs;
+    this.#everyMs = options.everyMs;
+  }
+
+  start(): void {
+    this.#schedule();
+  }
+
+  stop(): void {
+    this.#stopped = true;
+    this.#timer?.cancel();
+  }
+
+  /** Holds a claimed run until `release`. */
+  hold(run: string, epoch: number, controller: AbortController): void {
+    this.#held.set(run, { epoch, controller, confirmedAt: this.#clock.now() });
+  }
+
+  /** A checkpoint extended the lease. */
+  confirm(run: string): void {
+    const held = this.#held.get(run);
+    if (held) held.confirmedAt = this.#clock.now();
+  }
+
+  release(run: string): void {
+    this.#held.delete(run);
+  }
+
+  /** Stops a run of this process at once; returns whether it was here. */
+  abort(run: string, code: JobAborted['code']): boolean {
+    const held = this.#held.get(run);
+    held?.controller.abort(new JobAborted(code));
+    return held !== undefined;
+  }
+
+  #schedule(): void {
+    if (this.#stopped) return;
+    this.#timer = this.#clock.after(this.#everyMs, () => {
+      void this.#tick().finally(() => this.#schedule());
+    });
+  }
+
+  async #tick(): Promise<void> {
+    const now = this.#clock.now();
+    for (const [run, held] of this.#held) {
+      if (now - held.confirmedAt > this.#leaseMs) this.abort(run, 'lease_lost');
+    }
+    if (this.#held.size === 0) return;
+    const asked = [...this.#held].map(([run, { epoch }]) => ({ run, epoch }));
+    try {
+      const lost = await this.#renew(asked);
+      for (const { run, epoch } of asked) {
+        const held = this.#held.get(run);
+        if (!held || held.epoch !== epoch) continue;
+        if (lost.has(run)) this.abort(run, 'lease_lost');
+        else held.confirmedAt = now;
+      }
+    } catch (error) {
+      this.#log.warn({ event: 'lease_renewal_failed', err: error, runs: asked.length }, 'could not renew leases');
+    }
+  }
+}

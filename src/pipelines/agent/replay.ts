@@ -1,0 +1,95 @@
+/** Back from the journal to the conversation of a step: what was paid for and done is never paid or done again. */
+import type { JournaledModelCall, JournaledToolCall } from '../../db/runs.ts';
+import type { ChatMessage, ModelToolCall } from '../../providers/models.ts';
+import type { StepContext } from './context.ts';
+
+/** A model's answer as the journal keeps it. */
+export type JournaledAnswer = {
+  readonly content: string | null;
+  readonly toolCalls: readonly ModelToolCall[];
+  readonly refusal: string | null;
+  readonly finishReason: string | null;
+};
+
+/** Where a step's conversation stands. */
+export type Conversation = {
+  readonly messages: ChatMessage[];
+  /** The turn to make next, or the one whose tool calls are still open. */
+  turn: number;
+  /** The answer of `turn`, if the model has already given it. */
+  answer: JournaledAnswer | null;
+  /** Journaled tool calls of `turn`, by index. */
+  toolCalls: ReadonlyMap<number, JournaledToolCall>;
+  /** Tries that were made of the open call; null if its intent is not in the journal. */
+  openTries: number | null;
+};
+
+/** Builds the conversation of a step from its context and its journaled calls. */
+export function replayStep(
+  context: StepContext,
+  llm: readonly JournaledModelCall[],
+  tools: readonly JournaledToolCall[],
+): Conversation {
+  const messages: ChatMessage[] = [...context.messages];
+  let turn = 1;
+  for (const [i, call] of llm.entries()) {
+    if (call.status !== 'completed') return { messages, turn, answer: null, toolCalls: new Map(), openTries: call.attempt };
+    const answer = journaledAnswer(call);
+    const calls = new Map(tools.filter((t) => t.turn === call.turn).map((t) => [t.call_index, t]));
+    // An empty answer that was asked for again: it is no part of the conversation.
+    if (answer.toolCalls.length === 0 && i < llm.length - 1) {
+      turn = call.turn + 1;
+      continue;
+    }
+    const open = answer.toolCalls.length === 0 || answer.toolCalls.some((_, i) => !isSettled(calls.get(i)));
+    if (open) return { messages, turn, answer, toolCalls: calls, openTries: null };
+    messages.push(assistantMessage(answer));
+    answer.toolCalls.forEach((toolCall, i) => {
+      messages.push({ role: 'tool', tool_call_id: toolCall.id, content: settledContent(calls.get(i)) });
+    });
+    turn = call.turn + 1;
+  }
+  return { messages, turn, answer: null, toolCalls: new Map(), openTries: null };
+}
+
+/** Whether a tool call needs nothing more. */
+export function isSettled(call: JournaledToolCall | undefined): boolean {
+  return call !== undefined && call.status !== 'started' && call.status !== 'waiting';
+}
+
+/** What the model is told of a settled tool call. */
+export function settledContent(call: JournaledToolCall | undefined): string {
+  const content = (call?.result as { content?: unknown } | null | undefined)?.content;
+  return typeof content === 'string' ? content : (call?.error_message ?? '');
+}
+
+/** The assistant's message of an answer, in wire form. */
+export function assistantMessage(answer: JournaledAnswer): ChatMessage {
+  return {
+    role: 'assistant',
+    content: answer.content,
+    ...(answer.toolCalls.length === 0
+      ? {}
+      : {
+          tool_calls: answer.toolCalls.map((call) => ({
+            id: call.id,
+            type: 'function' as const,
+            function: { name: call.name, arguments: call.arguments },
+          })),
+        }),
+  };
+}
+
+function journaledAnswer(call: JournaledModelCall): JournaledAnswer {
+  const response = (call.response ?? {}) as {
+    content?: string | null;
+    tool_calls?: ModelToolCall[];
+    refusal?: string | null;
+  };
+  return {
+    content: response.content ?? null,
+    toolCalls: response.tool_calls ?? [],
+    refusal: response.refusal ?? null,
+    finishReason: call.finish_reason,
+  };
+}

@@ -1,0 +1,199 @@
+/** One run: its steps in order, its end, and everything in between that can stop it. */
+import type { Logger } from 'pino';
+import type { ClaimedRun } from '../../db/runs.ts';
+import { JobAborted } from '../../queue/errors.ts';
+import type { Metrics } from '../../telemetry/metrics.ts';
+import { chooseModel, type ModelDeps } from './credentials.ts';
+import { RunFailure, RunMustWait } from './errors.ts';
+import { type CheckpointWriter, RunJournal, RunLost } from './journal.ts';
+import { executeStep, type StepDeps, type StepOutcome } from './step.ts';
+import { collectTools, selectedToolNames, type ToolSource } from './tools.ts';
+
+/** Claims without a checkpoint after which a run is given up: it keeps killing its worker. */
+const MAX_CLAIMS_WITHOUT_PROGRESS = 8;
+
+export type RunDeps = StepDeps & {
+  readonly models: ModelDeps;
+  readonly toolSources: readonly ToolSource[];
+  readonly writeCheckpoint: CheckpointWriter;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+};
+
+/** How the worker left a run. */
+export type RunOutcome =
+  | { readonly kind: 'ended'; readonly status: 'completed' | 'failed'; readonly reasonCode: string | null }
+  /** To be claimed again after so many milliseconds. */
+  | { readonly kind: 'waiting'; readonly waitMs: number }
+  /** Given back at a drain: queued again, nothing lost. */
+  | { readonly kind: 'released' }
+  /** Somebody else's, or nobody's any more; nothing was written. */
+  | { readonly kind: 'lost' };
+
+/**
+ * Executes a claimed run to its end, or to where it must wait. Whatever a task, an agent, a model or a tool
+ * does wrong becomes the run's state and reason; only faults of the database or of agentd itself are thrown.
+ */
+export async function executeRun(deps: RunDeps, run: ClaimedRun, signal: AbortSignal): Promise<RunOutcome> {
+  const journal = new RunJournal(run, deps.writeCheckpoint);
+  const started = performance.now();
+  const limitMs = run.settings.timeout_seconds * 1000;
+  const msLeft = (): number => limitMs - run.elapsed_ms - (performance.now() - started);
+  const deadline = new AbortController();
+  const timer = deps.clock.after(Math.max(msLeft(), 0), () => deadline.abort(new JobAborted('deadline')));
+  const either = AbortSignal.any([signal, deadline.signal]);
+  try {
+    const outcomes = await executeSteps(deps, journal, run, either, msLeft);
+    return await complete(deps, journal, run, outcomes);
+  } catch (error) {
+    return await stop(deps, journal, run, error, { signal, deadline: deadline.signal });
+  } finally {
+    timer.cancel();
+  }
+}
+
+async function executeSteps(
+  deps: RunDeps,
+  journal: RunJournal,
+  run: ClaimedRun,
+  signal: AbortSignal,
+  msLeft: () => number,
+): Promise<StepOutcome[]> {
+  if (run.claims_without_progress > MAX_CLAIMS_WITHOUT_PROGRESS) {
+    throw new RunFailure(
+      'worker_crashed',
+      `${run.claims_without_progress - 1} workers stopped on this run without getting any further. See their logs.`,
+    );
+  }
+  if (!run.agent || !run.agent_id) throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
+  if (msLeft() <= 0) throw timedOut(run);
+  const model = chooseModel(run, deps.models);
+  const tools = await collectTools(deps.toolSources, {
+    workspaceId: run.workspace_id,
+    agentId: run.agent_id,
+    selected: selectedToolNames(run.settings.selected_tools),
+    hasKnowledge: run.agent.has_knowledge,
+    capabilities: run.agent.capabilities,
+  });
+  const outcomes: StepOutcome[] = [];
+  for (const step of run.steps ?? []) {
+    const before = run.journal.steps.find((s) => s.step_order === step.order);
+    if (before?.status === 'completed') {
+      const text = (before.result as { text?: string } | null)?.text ?? '';
+      outcomes.push({ order: step.order, name: step.name, text, note: null });
+      continue;
+    }
+    outcomes.push(
+      await executeStep(deps, journal, { run, agent: run.agent, model, tools, step, previous: outcomes, signal, msLeft }),
+    );
+  }
+  return outcomes;
+}
+
+async function complete(deps: RunDeps, journal: RunJournal, run: ClaimedRun, outcomes: StepOutcome[]): Promise<RunOutcome> {
+  const text = outcomes.at(-1)?.text ?? '';
+  const note = outcomes.findLast((outcome) => outcome.note !== null)?.note ?? null;
+  const { target_conversation_id, target_channel_id } = run.settings;
+  if (target_conversation_id !== null || target_channel_id !== null) {
+    journal.message({
+      channel_id: target_channel_id,
+      conversation_id: target_channel_id === null ? target_conversation_id : null,
+      content: text,
+      is_answer: true,
+      metadata: { run_id: run.id, task_id: run.task_id },
+    });
+  }
+  journal.end({
+    status: 'completed',
+    reason_code: note?.code ?? null,
+    reason: note?.message ?? null,
+    output: { text },
+    wake_in_ms: null,
+    log: {
+      input: run.settings.instructions || (run.steps?.[0]?.instructions ?? ''),
+      output: text,
+      metadata: { run_id: run.id, task_id: run.task_id, trigger: run.trigger, steps: outcomes.length },
+    },
+  });
+  await journal.flush();
+  return ended(deps, run, 'completed', note?.code ?? null);
+}
+
+/** From what went wrong to the state in which the run is left. */
+async function stop(
+  deps: RunDeps,
+  journal: RunJournal,
+  run: ClaimedRun,
+  error: unknown,
+  signals: { signal: AbortSignal; deadline: AbortSignal },
+): Promise<RunOutcome> {
+  if (error instanceof RunLost) return { kind: 'lost' };
+  if (signals.signal.aborted) {
+    if ((signals.signal.reason as JobAborted).code !== 'drain') return { kind: 'lost' };
+    // Finished calls are in the journal; whoever claims the run next goes on after them.
+    return leave(journal, { status: 'queued', reason_code: null, reason: null }, { kind: 'released' });
+  }
+  if (error instanceof RunMustWait) {
+    return leave(
+      journal,
+      { status: 'waiting', reason_code: error.code, reason: error.message, wake_in_ms: error.waitMs },
+      { kind: 'waiting', waitMs: error.waitMs },
+    );
+  }
+  let failure: { code: string; message: string };
+  if (signals.deadline.aborted) failure = timedOut(run);
+  else if (error instanceof RunFailure) failure = error;
+  else throw error;
+
+  journal.end({
+    status: 'failed',
+    reason_code: failure.code,
+    reason: failure.message,
+    output: null,
+    wake_in_ms: null,
+    log: {
+      input: run.settings.instructions,
+      output: failure.message,
+      metadata: { run_id: run.id, task_id: run.task_id, trigger: run.trigger, reason_code: failure.code },
+    },
+  });
+  try {
+    await journal.flush();
+  } catch (lost) {
+    if (lost instanceof RunLost) return { kind: 'lost' };
+    throw lost;
+  }
+  deps.log.warn(
+    { event: 'run_failed', run_id: run.id, workspace_id: run.workspace_id, reason_code: failure.code },
+    failure.message,
+  );
+  return ended(deps, run, 'failed', failure.code);
+}
+
+async function leave(
+  journal: RunJournal,
+  end: { status: 'queued' | 'waiting'; reason_code: string | null; reason: string | null; wake_in_ms?: number },
+  outcome: RunOutcome,
+): Promise<RunOutcome> {
+  journal.end({ output: null, log: null, wake_in_ms: null, ...end });
+  try {
+    await journal.flush();
+    return outcome;
+  } catch (error) {
+    if (error instanceof RunLost) return { kind: 'lost' };
+    throw error;
+  }
+}
+
+function timedOut(run: ClaimedRun): RunFailure {
+  return new RunFailure(
+    'timeout',
+    `The run took longer than its ${run.settings.timeout_seconds} s. Raise the task's timeout_seconds or shorten its steps.`,
+  );
+}
+
+function ended(deps: RunDeps, run: ClaimedRun, status: 'completed' | 'failed', reasonCode: string | null): RunOutcome {
+  deps.metrics.runs.finished(status, reasonCode, run.elapsed_ms / 1000);
+  deps.log.debug({ event: 'run_ended', run_id: run.id, workspace_id: run.workspace_id, status, reason_code: reasonCode });
+  return { kind: 'ended', status, reasonCode };
+}

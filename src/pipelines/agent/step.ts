@@ -1,0 +1,222 @@
+/** One step: a conversation of turns until the model answers without calling a tool. */
+import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
+import { searchChunks } from '../../db/knowledge.ts';
+import type { Queryable } from '../../db/database.ts';
+import { type Clock, sleep } from '../../clock.ts';
+import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
+import type { UsableModel } from './credentials.ts';
+import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
+import type { RunJournal } from './journal.ts';
+import { callModel, type ModelCallDeps } from './model-call.ts';
+import { assistantMessage, type Conversation, type JournaledAnswer, replayStep } from './replay.ts';
+import { callKey, callTools } from './tool-call.ts';
+import type { Tool } from './tools.ts';
+
+/** Turns of a step at most; a model that goes on calling tools is stopped there. */
+export const MAX_TURNS = 25;
+/** Passages of knowledge put into a step's context. */
+const CONTEXT_CHUNKS = 5;
+const FIRST_RETRY_MS = 500;
+const LONGEST_RETRY_MS = 5_000;
+
+export type StepDeps = ModelCallDeps & { readonly db: Queryable };
+
+export type StepInput = {
+  readonly run: ClaimedRun;
+  readonly agent: ClaimedAgent;
+  readonly model: UsableModel;
+  readonly tools: ReadonlyMap<string, Tool>;
+  readonly step: StepPlan;
+  readonly previous: readonly StepResult[];
+  readonly signal: AbortSignal;
+  readonly msLeft: () => number;
+};
+
+/** What a step gave. `note` says what a reader of the result should know, such as that it was cut off. */
+export type StepOutcome = StepResult & { readonly note: { readonly code: string; readonly message: string } | null };
+
+/**
+ * Executes a step, or goes on with it where the journal ends. Its completion is recorded, and committed with
+ * whatever comes next.
+ *
+ * Throws RunFailure when no attempt is left, RunMustWait, RunLost, or the signal's reason.
+ */
+export async function executeStep(deps: StepDeps, journal: RunJournal, input: StepInput): Promise<StepOutcome> {
+  const { run, step } = input;
+  const before = run.journal.steps.find((s) => s.step_order === step.order);
+  const restored = before?.context ? (before.context as StepContext) : null;
+  const context = restored ?? (await freshContext(deps, input));
+  const llm = run.journal.llm.filter((call) => call.step_order === step.order);
+  const tools = run.journal.tools.filter((call) => call.step_order === step.order);
+  const conversation = replayStep(context, llm, tools);
+  // The claim of a new run has journaled the intent of its first call.
+  if (run.lease_epoch === 1 && step.order === 1) conversation.openTries = 0;
+
+  const state = { order: step.order, step_id: step.id, name: step.name };
+  let attempt = before?.attempt ?? 1;
+  if (!restored) journal.step({ ...state, attempt, status: 'running', context });
+
+  const maxRetries = step.max_retries ?? run.settings.max_retries;
+  for (;;) {
+    try {
+      const { text, note } = await withTimeLimit(input, (signal) => runTurns(deps, journal, { ...input, signal }, conversation));
+      journal.step({
+        ...state,
+        attempt,
+        status: 'completed',
+        result: { text },
+        reason_code: note?.code ?? null,
+        error: note?.message ?? null,
+      });
+      return { order: step.order, name: step.name, text, note };
+    } catch (error) {
+      if (error instanceof RunMustWait) {
+        journal.step({ ...state, attempt, status: 'running', reason_code: error.code, error: error.message });
+        throw error;
+      }
+      if (!(error instanceof StepFailure || error instanceof RunFailure)) throw error;
+      const final = error instanceof RunFailure || !error.retryable || attempt > maxRetries;
+      const failed = { ...state, attempt, reason_code: error.code, error: error.message };
+      if (final) {
+        journal.step({ ...failed, status: 'failed' });
+        const tried = attempt > 1 ? ` (after ${attempt} attempts)` : '';
+        throw new RunFailure(error.code, `Step ${step.order} (${step.name}) failed${tried}: ${error.message}`);
+      }
+      attempt++;
+      journal.step({ ...failed, attempt, status: 'running' });
+      await journal.flush();
+      await sleep(deps.clock, Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** (attempt - 2)), input.signal);
+    }
+  }
+}
+
+async function freshContext(deps: StepDeps, input: StepInput): Promise<StepContext> {
+  const { run, agent, step, previous } = input;
+  const request = stepRequest(run, step);
+  if (request === '') {
+    throw new RunFailure(
+      'no_instructions',
+      `Step ${step.order} (${step.name}) has no instructions. Write them into the task or the step.`,
+    );
+  }
+  const chunks =
+    agent.has_knowledge && run.agent_id
+      ? await searchChunks(deps.db, {
+          workspaceId: run.workspace_id,
+          agentId: run.agent_id,
+          query: request.slice(0, 1000),
+          limit: CONTEXT_CHUNKS,
+        })
+      : [];
+  return buildContext(run, agent, step, previous, chunks);
+}
+
+/** Turns until there is an answer. `conversation` advances, so that a retry goes on after the last finished call. */
+async function runTurns(
+  deps: StepDeps,
+  journal: RunJournal,
+  input: StepInput,
+  conversation: Conversation,
+): Promise<{ text: string; note: StepOutcome['note'] }> {
+  const { run, agent, model, step, tools, signal } = input;
+  const definitions = [...tools.values()].map((tool) => tool.definition);
+  for (;;) {
+    if (conversation.answer === null) {
+      if (conversation.turn > MAX_TURNS) {
+        throw new StepFailure('too_many_turns', `The model made ${MAX_TURNS} turns without an answer.`, false);
+      }
+      const answer = await callModel(
+        deps,
+        journal,
+        model,
+        {
+          order: step.order,
+          turn: conversation.turn,
+          idempotencyKey: callKey(run.id, step.order, conversation.turn),
+          triesBefore: conversation.openTries,
+          onTry: (attempt) => {
+            conversation.openTries = attempt;
+          },
+          messages: conversation.messages,
+          tools: definitions,
+          temperature: agent.temperature,
+          maxTokens: agent.max_tokens,
+          msLeft: input.msLeft,
+        },
+        signal,
+      );
+      conversation.answer = answer;
+    }
+    const answer = conversation.answer;
+    if (answer.toolCalls.length === 0) return finalText(answer, agent, conversation);
+
+    const contents = await callTools(deps, journal, {
+      order: step.order,
+      turn: conversation.turn,
+      calls: answer.toolCalls,
+      journaled: conversation.toolCalls,
+      tools,
+      context: {
+        workspaceId: run.workspace_id,
+        runId: run.id,
+        agentId: run.agent_id ?? '',
+        userId: run.user_id,
+        target: { conversationId: run.settings.target_conversation_id, channelId: run.settings.target_channel_id },
+        signal,
+      },
+      contextWindowSize: agent.context_window_size,
+    });
+    conversation.messages.push(assistantMessage(answer));
+    answer.toolCalls.forEach((call, i) => {
+      conversation.messages.push({ role: 'tool', tool_call_id: call.id, content: contents[i] ?? '' });
+    });
+    conversation.turn++;
+    conversation.answer = null;
+    conversation.openTries = null;
+    conversation.toolCalls = new Map();
+  }
+}
+
+/** The answer's text, or why it is none. A failed answer is asked for again at the same turn. */
+function finalText(
+  answer: JournaledAnswer,
+  agent: ClaimedAgent,
+  conversation: Conversation,
+): { text: string; note: StepOutcome['note'] } {
+  const text = answer.content?.trim() ?? '';
+  const again = (): void => {
+    conversation.answer = null;
+    conversation.turn++;
+    conversation.openTries = null;
+  };
+  if (answer.refusal) throw new StepFailure('refusal', `The model refused: ${answer.refusal}`, false);
+  if (answer.finishReason === 'content_filter') {
+    throw new StepFailure('content_filter', 'The provider’s content filter withheld the answer. Change the instructions or the input.', false);
+  }
+  if (answer.finishReason === 'length') {
+    const limit = agent.max_tokens === null ? 'the model’s limit' : `max_tokens (${agent.max_tokens})`;
+    const message = `The answer was cut off at ${limit}. Raise the agent's max_tokens or ask for less.`;
+    if (text === '') throw new StepFailure('answer_cut_off', message, false);
+    return { text, note: { code: 'answer_cut_off', message } };
+  }
+  if (text === '') {
+    again();
+    throw new StepFailure('empty_answer', 'The model answered nothing.', true);
+  }
+  return { text, note: null };
+}
+
+/** Gives `work` a signal that also fires when the step's own time limit has passed. */
+async function withTimeLimit<T>(input: StepInput, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+  const seconds = input.step.timeout_seconds;
+  if (seconds === null || seconds === undefined) return work(input.signal);
+  const limit = AbortSignal.timeout(seconds * 1000);
+  try {
+    return await work(AbortSignal.any([input.signal, limit]));
+  } catch (error) {
+    if (limit.aborted && !input.signal.aborted && error === limit.reason) {
+      throw new StepFailure('step_timeout', `The step took longer than its ${seconds} s.`, true);
+    }
+    throw error;
+  }
+}

@@ -1,0 +1,162 @@
+/** The tool calls of one turn: journaled before they are made, settled one by one, never repeated where that could write twice. */
+import { createHash } from 'node:crypto';
+import type { JournaledToolCall, ToolCallChange } from '../../db/runs.ts';
+import type { ModelToolCall } from '../../providers/models.ts';
+import type { Metrics } from '../../telemetry/metrics.ts';
+import { toolResultText } from './context.ts';
+import type { RunJournal } from './journal.ts';
+import { isSettled, settledContent } from './replay.ts';
+import { type Tool, type ToolContext, ToolError } from './tools.ts';
+
+export type ToolCallDeps = { readonly metrics: Metrics };
+
+export type Turn = {
+  readonly order: number;
+  readonly turn: number;
+  readonly calls: readonly ModelToolCall[];
+  /** What the journal already knows of these calls. */
+  readonly journaled: ReadonlyMap<number, JournaledToolCall>;
+  readonly tools: ReadonlyMap<string, Tool>;
+  readonly context: Omit<ToolContext, 'idempotencyKey'>;
+  readonly contextWindowSize: number;
+};
+
+/** The key of a call, as agentd.call_key() computes it. */
+export function callKey(runId: string, order: number, turn: number, index?: number): string {
+  const parts = index === undefined ? [runId, order, turn] : [runId, order, turn, index];
+  return createHash('sha256').update(parts.join(':')).digest('hex');
+}
+
+/**
+ * Makes the calls that are not settled yet and returns what the model is told of each, in order.
+ *
+ * Reads run together, writes one after the other, each settled before the next begins. Never throws for a
+ * tool's failure: the model hears of it. Throws RunLost, or the signal's reason.
+ */
+export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: Turn): Promise<string[]> {
+  const prepared = turn.calls.map((call, index) => prepare(turn, call, index));
+  // Intents first, all of them; what can't be called is settled in the same flush.
+  for (const one of prepared) if (one.change) journal.toolCall(one.change);
+  if (prepared.some((one) => one.run)) await journal.flush();
+
+  const reads = prepared.filter((one) => one.run && one.tool?.effect === 'read');
+  await Promise.all(reads.map((one) => perform(deps, journal, turn, one)));
+  for (const one of prepared) {
+    if (one.run && one.tool?.effect !== 'read') {
+      await perform(deps, journal, turn, one);
+      // an effect outside must be on record before the next one begins
+      await journal.flush();
+    }
+  }
+  return prepared.map((one) => one.content);
+}
+
+type Prepared = {
+  readonly call: ModelToolCall;
+  readonly index: number;
+  readonly tool: Tool | undefined;
+  readonly args: Record<string, unknown>;
+  /** What the journal is told before anything is done; null if it knows. */
+  readonly change: ToolCallChange | null;
+  readonly run: boolean;
+  content: string;
+};
+
+function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
+  const tool = turn.tools.get(call.name);
+  const journaled = turn.journaled.get(index);
+  const args = parseArguments(call.arguments);
+  const base = change(turn, call, index, tool, args ?? {});
+  const settledAs = (code: string, message: string, status: ToolCallChange['status'] = 'failed'): Prepared => ({
+    call,
+    index,
+    tool,
+    args: args ?? {},
+    change: { ...base, arguments: args ?? call.arguments, status, error_code: code, error: message, result: { content: message } },
+    run: false,
+    content: message,
+  });
+
+  if (isSettled(journaled)) {
+    return { call, index, tool, args: args ?? {}, change: null, run: false, content: settledContent(journaled) };
+  }
+  if (!tool) {
+    const known = [...turn.tools.keys()].join(', ') || 'none';
+    return settledAs('unknown_tool', `There is no tool named '${call.name}'. Tools that can be called: ${known}.`);
+  }
+  if (!args) {
+    return settledAs('invalid_arguments', 'The arguments are not a JSON object. Send them again as valid JSON.');
+  }
+  if (journaled && tool.effect === 'write' && !tool.transactional) {
+    return settledAs(
+      'outcome_unknown',
+      'The worker stopped while this call was under way. It may or may not have taken effect, and it was not repeated. Check before calling it again.',
+      'unknown',
+    );
+  }
+  return { call, index, tool, args, change: journaled ? null : base, run: true, content: '' };
+}
+
+function change(
+  turn: Turn,
+  call: ModelToolCall,
+  index: number,
+  tool: Tool | undefined,
+  args: Record<string, unknown>,
+): ToolCallChange {
+  return {
+    order: turn.order,
+    turn: turn.turn,
+    index,
+    provider_call_id: call.id,
+    tool: call.name,
+    source: tool?.source ?? 'none',
+    effect: tool?.effect ?? 'read',
+    arguments: args,
+    status: 'started',
+  };
+}
+
+async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one: Prepared): Promise<void> {
+  const { tool, call, index, args } = one;
+  if (!tool) return;
+  const started = performance.now();
+  const settle = (status: 'completed' | 'failed', content: string, code: string | null): void => {
+    const duration = performance.now() - started;
+    one.content = toolResultText(content, turn.contextWindowSize);
+    journal.toolCall({
+      ...change(turn, call, index, tool, args),
+      status,
+      result: { content: one.content },
+      error_code: code,
+      error: code === null ? null : one.content,
+      duration_ms: Math.round(duration),
+    });
+    deps.metrics.toolCalls.finished(call.name, code ?? status, duration / 1000);
+  };
+  try {
+    const { signal, runId } = turn.context;
+    if (signal.aborted) throw signal.reason;
+    const result = await tool.call(args, {
+      ...turn.context,
+      idempotencyKey: callKey(runId, turn.order, turn.turn, index),
+    });
+    for (const message of result.messages ?? []) journal.message(message);
+    settle('completed', result.content, null);
+  } catch (error) {
+    if (turn.context.signal.aborted) throw turn.context.signal.reason;
+    if (error instanceof ToolError) settle('failed', error.message, error.code);
+    // what went wrong inside is for the operator's log, not for a model that may repeat it to anyone
+    else settle('failed', 'The tool failed for a reason of its own. It may work later.', 'tool_failed');
+  }
+}
+
+function parseArguments(text: string): Record<string, unknown> | null {
+  if (text.trim() === '') return {};
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : null;
+  } catch {
+    return null;
+  }
+}

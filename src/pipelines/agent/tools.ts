@@ -1,0 +1,94 @@
+/**
+ * Tools behind one interface, whatever their source: built in, or an MCP server's.
+ */
+import type { MessageChange, ToolCallChange } from '../../db/runs.ts';
+import type { ToolDefinition } from '../../providers/models.ts';
+
+/** What a tool knows about the run that calls it. */
+export type ToolContext = {
+  readonly workspaceId: string;
+  readonly runId: string;
+  readonly agentId: string;
+  readonly userId: string | null;
+  readonly target: { readonly conversationId: string | null; readonly channelId: string | null };
+  readonly signal: AbortSignal;
+  /** The same for every repetition of the same call. */
+  readonly idempotencyKey: string;
+};
+
+/** What a call gave. */
+export type ToolResult = {
+  /** What the model is told. */
+  readonly content: string;
+  /** Effects in our own database: they commit together with the call's outcome, so they happen exactly once. */
+  readonly messages?: readonly MessageChange[];
+};
+
+/** A call failed in a way that the model should know of and may correct. */
+export class ToolError extends Error {
+  override readonly name = 'ToolError';
+  readonly code: string;
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+export type Tool = {
+  readonly definition: ToolDefinition;
+  readonly source: string;
+  /**
+   * What recovery may repeat when a call's outcome is not known: `read` and `idempotent` calls are made again
+   * with the same key, a `write` is not, and the model is told that its outcome is unknown.
+   */
+  readonly effect: ToolCallChange['effect'];
+  /**
+   * All effects of a call are in its result's `messages`, which commit with its outcome: a call without an
+   * outcome has had none, and is made again even if it writes.
+   */
+  readonly transactional?: boolean;
+  /** Throws ToolError for what the model should hear of; anything else is reported to it as an internal error. */
+  call(args: Record<string, unknown>, context: ToolContext): Promise<ToolResult>;
+};
+
+/** What decides which tools a run may use. */
+export type ToolSelection = {
+  readonly workspaceId: string;
+  readonly agentId: string;
+  /** Names that the task selected; empty means the agent's usual ones. */
+  readonly selected: readonly string[];
+  readonly hasKnowledge: boolean;
+  readonly capabilities: unknown;
+};
+
+export interface ToolSource {
+  readonly name: string;
+  /** The tools of this source that a run may use. */
+  list(selection: ToolSelection): Promise<readonly Tool[]>;
+}
+
+/** The tools of all sources by name; the first source wins a name. */
+export async function collectTools(
+  sources: readonly ToolSource[],
+  selection: ToolSelection,
+): Promise<ReadonlyMap<string, Tool>> {
+  const tools = new Map<string, Tool>();
+  for (const source of sources) {
+    for (const tool of await source.list(selection)) {
+      const { name } = tool.definition.function;
+      const wanted = selection.selected.length === 0 || selection.selected.includes(name);
+      if (wanted && !tools.has(name)) tools.set(name, tool);
+    }
+  }
+  return tools;
+}
+
+/** The names in `selected_tools`: strings, or objects with a name. Anything else is left out. */
+export function selectedToolNames(value: unknown): string[] {
+  if (!Array.isArray(value)) return [];
+  return value.flatMap((item) => {
+    if (typeof item === 'string') return [item];
+    const name = (item as { name?: unknown } | null)?.name;
+    return typeof name === 'string' ? [name] : [];
+  });
+}

@@ -1,0 +1,39 @@
+/**
+ * The guarantee behind the notifications: what was lost on the way is found here.
+ *
+ * Leases are looked at every second, because a takeover waits for it; the rest is a matter of seconds.
+ */
+import { admitWaitingRuns, enqueueRunsWithoutJob, requeueLapsedRuns, sweepWorkers } from '../db/reconcile.ts';
+import type { Database } from '../db/database.ts';
+import { periodic, type Service, type ServiceDeps } from './periodic.ts';
+
+const LEASES_MS = 1_000;
+const REST_EVERY = 5;
+
+export type ReconcilerDeps = ServiceDeps & { readonly db: Database };
+
+/** The reconciler as a service. */
+export function reconciler(deps: ReconcilerDeps): Service {
+  let pass = 0;
+  return periodic('reconciler', deps, async () => {
+    await reconcileLeases(deps);
+    if (pass++ % REST_EVERY === 0) await reconcileRest(deps);
+    return LEASES_MS * (0.9 + Math.random() * 0.2);
+  });
+}
+
+/** Gives back the runs of workers that have lost them. */
+export async function reconcileLeases(deps: ReconcilerDeps): Promise<void> {
+  report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db));
+}
+
+/** Makes missing jobs, admits stranded runs, forgets dead workers. */
+export async function reconcileRest(deps: ReconcilerDeps): Promise<void> {
+  report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
+  report(deps, 'waiting_room', await admitWaitingRuns(deps.db));
+  report(deps, 'dead_worker', await sweepWorkers(deps.db));
+}
+
+function report(deps: ReconcilerDeps, what: string, repaired: number): void {
+  if (repaired > 0) deps.log.info({ event: 'reconciled', what, repaired }, `repaired ${repaired} × ${what}`);
+}
