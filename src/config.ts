@@ -38,8 +38,11 @@ export type Config = {
   readonly autoMigrate: boolean;
   readonly openai: { readonly apiKey: string | null; readonly baseUrl: string | null };
   readonly embedding: { readonly model: string; readonly dimensions: number };
-  /** `ENCRYPTION_KEYS` or `ENCRYPTION_KEY` as given; providers/secrets.ts parses it. */
-  readonly encryptionKeys: string | null;
+  /** As given; providers/secrets.ts parses them. */
+  readonly encryption: {
+    readonly ENCRYPTION_KEY?: string | undefined;
+    readonly ENCRYPTION_KEYS?: string | undefined;
+  };
   readonly storageUrl: string;
   readonly queues: Readonly<Record<string, QueueConfig>>;
   readonly http: { readonly host: string; readonly port: number };
@@ -84,7 +87,9 @@ export function readConfigFile<T>(name: string, schema: z.ZodType<T>): T {
   }
   const result = schema.safeParse(data);
   if (!result.success) {
-    throw new ConfigError(result.error.issues.map((i) => `config/${name}, ${i.path.join('.')}: ${i.message}`));
+    throw new ConfigError(
+      result.error.issues.map((i) => `config/${name}, ${i.path.join('.')}: ${i.message}`),
+    );
   }
   return result.data;
 }
@@ -129,7 +134,9 @@ export function loadConfig(env: Env = process.env): Config {
   const dataDir = resolve(text('AGENTD_DATA_DIR') ?? '.agentd');
   const logLevel = text('AGENTD_LOG_LEVEL') ?? 'info';
   if (!['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'].includes(logLevel)) {
-    problems.push(`AGENTD_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent, not '${logLevel}'.`);
+    problems.push(
+      `AGENTD_LOG_LEVEL must be trace, debug, info, warn, error, fatal or silent, not '${logLevel}'.`,
+    );
   }
 
   let queues: Record<string, QueueConfig> = {};
@@ -151,14 +158,20 @@ export function loadConfig(env: Env = process.env): Config {
       model: text('AGENTD_EMBEDDING_MODEL') ?? 'text-embedding-3-small',
       dimensions: int('AGENTD_EMBEDDING_DIMENSIONS', 1536, 1, 4000),
     },
-    encryptionKeys: text('ENCRYPTION_KEYS') ?? text('ENCRYPTION_KEY'),
+    encryption: {
+      ENCRYPTION_KEY: text('ENCRYPTION_KEY') ?? undefined,
+      ENCRYPTION_KEYS: text('ENCRYPTION_KEYS') ?? undefined,
+    },
     storageUrl: url('AGENTD_STORAGE_URL', ['file:', 's3:']) ?? `file://${join(dataDir, 'storage')}`,
     queues,
     http: {
       host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',
       port: int('AGENTD_HTTP_PORT', 9464, 0, 65535),
     },
-    allowedPrivateHosts: (text('AGENTD_ALLOWED_PRIVATE_HOSTS') ?? '').split(',').map((h) => h.trim()).filter(Boolean),
+    allowedPrivateHosts: (text('AGENTD_ALLOWED_PRIVATE_HOSTS') ?? '')
+      .split(',')
+      .map((h) => h.trim())
+      .filter(Boolean),
     drainSeconds: int('AGENTD_DRAIN_SECONDS', 30, 0, 3600),
     logLevel,
   };
@@ -174,16 +187,23 @@ function selectQueues(
 ): Record<string, QueueConfig> {
   if (selection === null) return all;
   const chosen: Record<string, QueueConfig> = {};
-  for (const part of selection.split(',').map((p) => p.trim()).filter(Boolean)) {
+  for (const part of selection
+    .split(',')
+    .map((p) => p.trim())
+    .filter(Boolean)) {
     const [name = '', count] = part.split('=');
     const queue = all[name];
     if (!queue) {
-      problems.push(`AGENTD_QUEUES names '${name}', which is no queue. Known: ${Object.keys(all).join(', ')}.`);
+      problems.push(
+        `AGENTD_QUEUES names '${name}', which is no queue. Known: ${Object.keys(all).join(', ')}.`,
+      );
       continue;
     }
     const concurrency = count === undefined ? queue.concurrency : Number(count);
     if (!Number.isInteger(concurrency) || concurrency < 1 || concurrency > 1000) {
-      problems.push(`AGENTD_QUEUES: the concurrency of ${name} must be a whole number from 1 to 1000, not '${count}'.`);
+      problems.push(
+        `AGENTD_QUEUES: the concurrency of ${name} must be a whole number from 1 to 1000, not '${count}'.`,
+      );
       continue;
     }
     chosen[name] = { ...queue, concurrency };

@@ -11,15 +11,21 @@ import type { Database } from './db/database.ts';
 import { wakeUp } from './db/jobs.ts';
 import { DatabaseStateError, migrateUp, migrationStatus, newestMigration } from './db/migrate.ts';
 import { retryTransient } from './db/retry.ts';
-import { type Checkpoint, type CheckpointResult, claimRuns, renewLeases, writeCheckpoints } from './db/runs.ts';
+import {
+  type Checkpoint,
+  type CheckpointResult,
+  claimRuns,
+  renewLeases,
+  writeCheckpoints,
+} from './db/runs.ts';
 import { saveWorker, type WorkerRow } from './db/workers.ts';
 import { taskRunJob } from './jobs/index.ts';
 import type { ModelDeps } from './pipelines/agent/credentials.ts';
 import { Leases } from './pipelines/agent/leases.ts';
-import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
+import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
 import { loadModelCatalog } from './providers/model-catalog.ts';
-import { columnSecretStore, keyRingFromText } from './providers/secrets.ts';
+import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
 import { Batcher } from './queue/batcher.ts';
 import { Consumer } from './queue/consumer.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
@@ -72,7 +78,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   const clock = options.clock ?? systemClock;
   const metrics = createMetrics({ builtInTools: builtInToolNames });
   const catalog = loadModelCatalog();
-  const secrets = columnSecretStore(keyRingFromText(config.encryptionKeys));
+  const secrets = columnSecretStore(parseKeyRing(config.encryption));
   const workerId = `${hostname()}-${process.pid}-${randomUUID().slice(0, 8)}`;
 
   const connection = await connectDatabase(config, {
@@ -92,7 +98,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
     const leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
     const claims = new Batcher(
-      (ids: string[]) => retryTransient(() => claimRuns(db, ids, workerId, leaseSeconds), { clock, onRetry: retried('claim') }),
+      (ids: string[]) =>
+        retryTransient(() => claimRuns(db, ids, workerId, leaseSeconds), {
+          clock,
+          onRetry: retried('claim'),
+        }),
       { maxItems: 100, maxConcurrent: 2 },
     );
     const leases = new Leases({
@@ -151,7 +161,9 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const started = boss;
     const consumers = jobs.flatMap((job) => {
       const queue = config.queues[job.queue];
-      return queue ? [new Consumer({ job, config: queue, db, boss: started, clock, log, metrics, workerId })] : [];
+      return queue
+        ? [new Consumer({ job, config: queue, db, boss: started, clock, log, metrics, workerId })]
+        : [];
     });
 
     const state = { draining: false, version, requiredMigration: newestMigration };
@@ -205,7 +217,14 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     for (const service of services) service.start();
     for (const consumer of consumers) consumer.start();
     log.info(
-      { event: 'started', worker: workerId, version, queues: row().queues, embedded: db.embedded, probes: probes?.url ?? null },
+      {
+        event: 'started',
+        worker: workerId,
+        version,
+        queues: row().queues,
+        embedded: db.embedded,
+        probes: probes?.url ?? null,
+      },
       'agentd is running',
     );
 

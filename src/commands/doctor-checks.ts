@@ -2,7 +2,7 @@
 import type { Config } from '../config.ts';
 import { maskedUrl } from '../db/connect.ts';
 import { askModelEndpoint, DEFAULT_BASE_URL } from '../providers/model-endpoint.ts';
-import { keyRingFromText, SecretError } from '../providers/secrets.ts';
+import { parseKeyRing, SecretError } from '../providers/secrets.ts';
 import { maskText } from '../telemetry/redact.ts';
 
 /** `skip`: could not be asked, because of an earlier answer or of the kind of database. */
@@ -76,7 +76,7 @@ export async function checkModel(config: Config): Promise<Check> {
 export function checkKeys(config: Config): Check {
   const name = 'encryption keys';
   try {
-    const ring = keyRingFromText(config.encryptionKeys);
+    const ring = parseKeyRing(config.encryption);
     const [sealing] = ring;
     if (!sealing) {
       return check(
@@ -107,7 +107,9 @@ export function configInForce(config: Config): Readonly<Record<string, string>> 
     OPENAI_BASE_URL: maskedUrl(config.openai.baseUrl ?? DEFAULT_BASE_URL),
     AGENTD_EMBEDDING_MODEL: config.embedding.model,
     AGENTD_EMBEDDING_DIMENSIONS: String(config.embedding.dimensions),
-    'ENCRYPTION_KEYS, ENCRYPTION_KEY': secret(config.encryptionKeys),
+    'ENCRYPTION_KEYS, ENCRYPTION_KEY': secret(
+      config.encryption.ENCRYPTION_KEYS ?? config.encryption.ENCRYPTION_KEY ?? null,
+    ),
     AGENTD_STORAGE_URL: maskText(config.storageUrl),
     AGENTD_QUEUES: Object.entries(config.queues)
       .map(([name, queue]) => `${name}=${queue.concurrency}`)

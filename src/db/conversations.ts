@@ -2,7 +2,11 @@
 import { first, type Queryable } from './database.ts';
 
 /** A workspace's channel by id or name, with or without a leading #; null if there is none. */
-export async function findChannel(db: Queryable, workspaceId: string, nameOrId: string): Promise<string | null> {
+export async function findChannel(
+  db: Queryable,
+  workspaceId: string,
+  nameOrId: string,
+): Promise<string | null> {
   const row = await first(
     db.query<{ id: string }>(
       `select id from public.chat_channels

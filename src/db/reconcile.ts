@@ -6,7 +6,12 @@ import type { Queryable } from './database.ts';
 
 const LIMIT = 500;
 
-async function count(db: Queryable, name: string, text: string, values: readonly unknown[] = [LIMIT]): Promise<number> {
+async function count(
+  db: Queryable,
+  name: string,
+  text: string,
+  values: readonly unknown[] = [LIMIT],
+): Promise<number> {
   const [row] = await db.query<{ repaired: number | null }>({ name, text }, values);
   return Number(row?.repaired ?? 0);
 }

@@ -25,6 +25,14 @@ on conflict (id) do update
    set queues = excluded.queues, state = excluded.state, running = excluded.running, last_seen_at = agentd.now(),
        stopped_at = case when excluded.state = 'stopped' then agentd.now() end`,
     },
-    [worker.id, worker.hostname, worker.pid, worker.version, JSON.stringify(worker.queues), worker.state, worker.running],
+    [
+      worker.id,
+      worker.hostname,
+      worker.pid,
+      worker.version,
+      JSON.stringify(worker.queues),
+      worker.state,
+      worker.running,
+    ],
   );
 }

@@ -1,8 +1,8 @@
 /** Queue task-run: executes one run of an agent's task. */
 import { z } from 'zod';
 import type { ClaimedRun, RefusedRun } from '../db/runs.ts';
-import { executeRun, type RunDeps } from '../pipelines/agent/run.ts';
 import type { Leases } from '../pipelines/agent/leases.ts';
+import { executeRun, type RunDeps } from '../pipelines/agent/run.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
 

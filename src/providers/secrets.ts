@@ -159,13 +159,6 @@ export function parseKeyRing(env: {
   return ring;
 }
 
-/** {@link parseKeyRing} of one text that is either form: a ring has colons, a single key has none. Null: an empty ring. */
-export function keyRingFromText(text: string | null): KeyRing {
-  return parseKeyRing(
-    text?.includes(':') ? { ENCRYPTION_KEYS: text } : { ENCRYPTION_KEY: text ?? undefined },
-  );
-}
-
 function parseKey(hex: string, where: string): Buffer {
   const text = hex.trim();
   if (!/^[0-9a-f]{64}$/i.test(text)) throw badKey(where, 'must be 32 bytes in hex: 64 characters 0-9 a-f');

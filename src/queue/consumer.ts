@@ -115,7 +115,8 @@ export class Consumer {
   setPaused(paused: boolean): void {
     const changed = this.#paused !== paused;
     this.#paused = paused;
-    if (changed) this.#options.log.info({ event: paused ? 'queue_paused' : 'queue_resumed', queue: this.queue });
+    if (changed)
+      this.#options.log.info({ event: paused ? 'queue_paused' : 'queue_resumed', queue: this.queue });
     if (changed && !paused) this.#pump();
   }
 
@@ -199,7 +200,8 @@ export class Consumer {
             if (this.#mode === 'awake') this.#mode = 'asleep';
             // one last poll: what was committed before the row was, was not told to us
             const free = this.#wanted();
-            if (free > 0) this.#accept(await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free }));
+            if (free > 0)
+              this.#accept(await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free }));
           }
         },
         {
@@ -207,7 +209,10 @@ export class Consumer {
           signal: this.#stop.signal,
           onRetry: (error) => {
             metrics.databaseErrors.inc('fetch');
-            log.warn({ event: 'fetch_retry', queue: this.queue, err: error }, 'could not fetch jobs, trying again');
+            log.warn(
+              { event: 'fetch_retry', queue: this.queue, err: error },
+              'could not fetch jobs, trying again',
+            );
           },
         },
       );
@@ -237,7 +242,8 @@ export class Consumer {
 
   #accept(jobs: readonly FetchedJob[]): void {
     for (const job of jobs) {
-      if (this.#mode !== 'draining' && this.#running.size < this.#options.config.concurrency) this.#begin(job);
+      if (this.#mode !== 'draining' && this.#running.size < this.#options.config.concurrency)
+        this.#begin(job);
       else this.#buffer.push(job);
     }
     if (this.#mode === 'draining') {
@@ -301,7 +307,10 @@ export class Consumer {
       (error: unknown) => {
         // pg-boss takes the job for lost when it expires and has it done again; nothing is silently dropped.
         metrics.databaseErrors.inc('settle');
-        log.error({ event: 'settle_failed', queue: this.queue, job_id: job.id, err: error }, 'could not settle a job');
+        log.error(
+          { event: 'settle_failed', queue: this.queue, job_id: job.id, err: error },
+          'could not settle a job',
+        );
       },
     );
   }
@@ -313,7 +322,10 @@ export class Consumer {
         held.length === 0
           ? Promise.resolve()
           : this.#options.boss
-              .touch(this.queue, held.map((job) => ({ id: job.id, retryCount: job.retryCount })))
+              .touch(
+                this.queue,
+                held.map((job) => ({ id: job.id, retryCount: job.retryCount })),
+              )
               .then((answer) => {
                 const kept = new Set(settledIds(answer));
                 for (const job of held) if (!kept.has(job.id)) this.abort(job.id, 'lease_lost');

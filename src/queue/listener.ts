@@ -9,7 +9,11 @@ import type { Logger } from 'pino';
 import type { Clock, Timer } from '../clock.ts';
 
 /** Channels and what they carry: a queue's name, a run's id, nothing. */
-export const CHANNELS = { wake: 'agentd_wake', cancel: 'agentd_cancel', schedule: 'agentd_schedule' } as const;
+export const CHANNELS = {
+  wake: 'agentd_wake',
+  cancel: 'agentd_cancel',
+  schedule: 'agentd_schedule',
+} as const;
 
 export type ListenerOptions = {
   readonly url: string;
@@ -68,7 +72,10 @@ export class Listener {
       client.end().catch(() => {});
       if (this.#stopped) return;
       const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(this.#failures++, 6));
-      log.warn({ event: 'listener_lost', err: error, retry_in_ms: delay }, 'the listening connection was lost');
+      log.warn(
+        { event: 'listener_lost', err: error, retry_in_ms: delay },
+        'the listening connection was lost',
+      );
       this.#timer?.cancel();
       this.#timer = clock.after(delay, () => void this.#connect());
     };

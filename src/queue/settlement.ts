@@ -41,7 +41,10 @@ export type SettleContext = {
  * Settles a batch. Each job is fenced by the attempt that was fetched: one that another worker holds by
  * now is left alone, and its row says `lost`. Returns each job's outcome as it is in the row.
  */
-export async function settle(context: SettleContext, batch: readonly Settlement[]): Promise<JobRun['outcome'][]> {
+export async function settle(
+  context: SettleContext,
+  batch: readonly Settlement[],
+): Promise<JobRun['outcome'][]> {
   return context.db.transaction(async (tx) => {
     const db = { db: bossDb(tx) };
     const settled = new Set<string>();
@@ -60,7 +63,9 @@ export async function settle(context: SettleContext, batch: readonly Settlement[
         if (await putBack(context, tx, one, one.outcome.afterMs)) settled.add(one.job.id);
       }
     }
-    const outcomes = batch.map((one) => (settled.has(one.job.id) ? outcomeOf(one, context.retryLimit) : 'lost'));
+    const outcomes = batch.map((one) =>
+      settled.has(one.job.id) ? outcomeOf(one, context.retryLimit) : 'lost',
+    );
     await insertJobRuns(
       tx,
       batch.map((one, i) => ({
@@ -72,7 +77,8 @@ export async function settle(context: SettleContext, batch: readonly Settlement[
         outcome: outcomes[i] as JobRun['outcome'],
         startedAt: one.startedAt,
         durationMs: Math.round(one.durationMs),
-        error: one.outcome.kind === 'failed' ? { code: one.outcome.code, message: one.outcome.message } : null,
+        error:
+          one.outcome.kind === 'failed' ? { code: one.outcome.code, message: one.outcome.message } : null,
       })),
     );
     return outcomes;
@@ -98,7 +104,12 @@ function outcomeOf(one: Settlement, retryLimit: number): JobRun['outcome'] {
  * Hands a job back without spending an attempt: pg-boss would count one, so the job is deleted (fenced) and
  * inserted anew under its own id, with the retries that remain.
  */
-async function putBack(context: SettleContext, tx: Queryable, one: Settlement, afterMs: number): Promise<boolean> {
+async function putBack(
+  context: SettleContext,
+  tx: Queryable,
+  one: Settlement,
+  afterMs: number,
+): Promise<boolean> {
   const db = { db: bossDb(tx) };
   const deleted = await context.boss.deleteJob(context.queue, attempt(one), db);
   if (settledIds(deleted).length === 0) return false;

@@ -45,7 +45,10 @@ export function periodic(
     running = pass()
       .catch((error: unknown) => {
         deps.metrics.databaseErrors.inc(name);
-        deps.log.warn({ event: 'service_failed', service: name, err: error }, `the ${name} failed and tries again`);
+        deps.log.warn(
+          { event: 'service_failed', service: name, err: error },
+          `the ${name} failed and tries again`,
+        );
         return afterFailureMs;
       })
       .then((delay) => {

@@ -3,8 +3,9 @@
  *
  * Leases are looked at every second, because a takeover waits for it; the rest is a matter of seconds.
  */
-import { admitWaitingRuns, enqueueRunsWithoutJob, requeueLapsedRuns, sweepWorkers } from '../db/reconcile.ts';
+
 import type { Database } from '../db/database.ts';
+import { admitWaitingRuns, enqueueRunsWithoutJob, requeueLapsedRuns, sweepWorkers } from '../db/reconcile.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;

@@ -6,7 +6,14 @@
  * scheduled instant and not from any clock.
  */
 import type { Database } from '../db/database.ts';
-import { advanceTasks, type DueTask, lockDueTasks, nextDueInMs, type OccurrenceRow, type TaskAdvance } from '../db/tasks.ts';
+import {
+  advanceTasks,
+  type DueTask,
+  lockDueTasks,
+  nextDueInMs,
+  type OccurrenceRow,
+  type TaskAdvance,
+} from '../db/tasks.ts';
 import { planTask, ScheduleError } from '../schedule/index.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
@@ -55,7 +62,10 @@ export async function schedulePass(deps: SchedulerDeps): Promise<number> {
   if (runs.length > queued.length) deps.metrics.schedule.skipped(runs.length - queued.length);
   for (const { advance } of outcome.planned) {
     if (advance.status === 'paused') {
-      deps.log.warn({ event: 'task_paused', task_id: advance.id, reason_code: advance.reason_code }, advance.reason ?? '');
+      deps.log.warn(
+        { event: 'task_paused', task_id: advance.id, reason_code: advance.reason_code },
+        advance.reason ?? '',
+      );
     }
   }
   return outcome.tasks.length;
@@ -67,7 +77,8 @@ function plan(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
     return owed(task);
   } catch (error) {
     const code = error instanceof ScheduleError ? error.code : 'schedule_error';
-    const reason = error instanceof ScheduleError ? `${error.message} ${error.hint}` : String((error as Error).message);
+    const reason =
+      error instanceof ScheduleError ? `${error.message} ${error.hint}` : String((error as Error).message);
     return {
       occurrences: [],
       advance: {
@@ -97,7 +108,11 @@ function owed(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
     },
     task.now,
   );
-  const row = (scheduledFor: Date, trigger: OccurrenceRow['trigger'], skip: { code: string; reason: string } | null): OccurrenceRow => ({
+  const row = (
+    scheduledFor: Date,
+    trigger: OccurrenceRow['trigger'],
+    skip: { code: string; reason: string } | null,
+  ): OccurrenceRow => ({
     task_id: task.id,
     trigger,
     scheduled_for: scheduledFor,
@@ -108,20 +123,27 @@ function owed(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
     reason: skip?.reason ?? null,
   });
   const occurrences: OccurrenceRow[] = [
-    ...result.skipped.map((s) => row(s.scheduledFor, 'catch_up' as const, { code: s.reasonCode, reason: s.reason })),
+    ...result.skipped.map((s) =>
+      row(s.scheduledFor, 'catch_up' as const, { code: s.reasonCode, reason: s.reason }),
+    ),
     ...result.runs.map((run) =>
       row(
         run.scheduledFor,
         run.trigger,
         task.overlap_policy === 'skip' && task.live_run !== null
-          ? { code: 'overlap', reason: `Run ${task.live_run} of this task had not ended. Set overlap_policy to queue or allow to run it all the same.` }
+          ? {
+              code: 'overlap',
+              reason: `Run ${task.live_run} of this task had not ended. Set overlap_policy to queue or allow to run it all the same.`,
+            }
           : null,
       ),
     ),
   ];
   const executions = occurrences.filter((o) => o.status === 'queued').length;
   const once = task.cron_expression === null && result.nextRunAt === null && result.completed === null;
-  const completed = once ? { reasonCode: 'no_more_occurrences', reason: 'The task had one date and no cron expression.' } : result.completed;
+  const completed = once
+    ? { reasonCode: 'no_more_occurrences', reason: 'The task had one date and no cron expression.' }
+    : result.completed;
   return {
     occurrences,
     advance: {

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
+import { migrateDown, migrateUp } from '../../src/db/migrate.ts';
 import {
   callableHelpers,
   publicFunctions,
   secretColumns,
   tableRules,
 } from '../../src/db/migrations/access-rules.ts';
-import { migrateDown, migrateUp } from '../../src/db/migrate.ts';
 import { emptyDatabase, type TestDatabase, testDatabase } from '../support/database.ts';
 import { catalogSnapshot } from './catalog-snapshot.ts';
 import { column } from './schema-support.ts';

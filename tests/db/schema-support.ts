@@ -49,10 +49,11 @@ export type Company = {
 
 export async function company(db: Runner, name = `Company ${randomUUID()}`): Promise<Company> {
   const [owner, manager, viewer] = [await signUp(db), await signUp(db), await signUp(db)];
-  const workspace = await inserted(db, 'insert into public.workspaces (name, owner_user_id) values ($1, $2)', [
-    name,
-    owner,
-  ]);
+  const workspace = await inserted(
+    db,
+    'insert into public.workspaces (name, owner_user_id) values ($1, $2)',
+    [name, owner],
+  );
   for (const [user, role] of [
     [manager, 'manager'],
     [viewer, 'viewer'],

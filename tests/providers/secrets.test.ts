@@ -2,7 +2,6 @@ import { createCipheriv, createDecipheriv } from 'node:crypto';
 import { expect, test } from 'vitest';
 import {
   columnSecretStore,
-  keyRingFromText,
   openSecret,
   parseKeyRing,
   type SecretContext,
@@ -203,7 +202,4 @@ test('a key that is not 32 bytes of hex is refused, naming its place and never i
 test('no variable is an empty ring; one text is read as either form', () => {
   expect(parseKeyRing({})).toEqual([]);
   expect(parseKeyRing({ ENCRYPTION_KEY: ' ', ENCRYPTION_KEYS: '' })).toEqual([]);
-  expect(keyRingFromText(null)).toEqual([]);
-  expect(keyRingFromText(HEX)).toEqual(ring);
-  expect(keyRingFromText(`a:${HEX}`)[0]?.kid).toBe('a');
 });

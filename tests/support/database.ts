@@ -24,7 +24,10 @@ export async function testDatabase(options: { max?: number } = {}): Promise<Test
   const template = inject('template');
   if ('file' in template) {
     const data = await readFile(template.file);
-    const pglite = await PGlite.create({ extensions: { vector }, loadDataDir: new Blob([new Uint8Array(data)]) });
+    const pglite = await PGlite.create({
+      extensions: { vector },
+      loadDataDir: new Blob([new Uint8Array(data)]),
+    });
     const server = await serveEmbedded(pglite, 0);
     return wrap(server.url, true, options, () => server.stop());
   }
@@ -53,7 +56,12 @@ export async function emptyDatabase(): Promise<TestDatabase> {
   });
 }
 
-function wrap(url: string, embedded: boolean, options: { max?: number }, drop: () => Promise<void>): TestDatabase {
+function wrap(
+  url: string,
+  embedded: boolean,
+  options: { max?: number },
+  drop: () => Promise<void>,
+): TestDatabase {
   const db = openDatabase({ url, embedded, ...options });
   const pool = new pg.Pool({ connectionString: url, max: 4 });
   pool.on('error', () => {});

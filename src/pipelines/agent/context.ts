@@ -1,6 +1,7 @@
 /** What a step's conversation begins with. */
-import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
+
 import type { Chunk } from '../../db/knowledge.ts';
+import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import type { ChatMessage } from '../../providers/models.ts';
 
 /** The beginning of a step as journaled: the messages, and what did not fit into them. */
@@ -19,7 +20,10 @@ const TOOL_RESULT_SHARE = 0.25;
 
 /** The text that a step asks for: the task's instructions and its own. Empty if neither says anything. */
 export function stepRequest(run: Pick<ClaimedRun, 'settings' | 'steps'>, step: StepPlan): string {
-  return [run.settings.instructions, step.instructions].map((text) => text.trim()).filter(Boolean).join('\n\n');
+  return [run.settings.instructions, step.instructions]
+    .map((text) => text.trim())
+    .filter(Boolean)
+    .join('\n\n');
 }
 
 /**
@@ -56,7 +60,8 @@ export function buildContext(
       room -= chunk.content.length;
       if (room >= 0) fitting.push(chunk);
     }
-    if (fitting.length < chunks.length) leftOut.push(`${chunks.length - fitting.length} passages of knowledge`);
+    if (fitting.length < chunks.length)
+      leftOut.push(`${chunks.length - fitting.length} passages of knowledge`);
     if (fitting.length > 0) parts.push(data('knowledge', knowledgeAsText(fitting)));
   }
   return {
@@ -97,7 +102,10 @@ export function knowledgeAsText(chunks: readonly Chunk[]): string {
 
 /** A tool's result as the model gets it: cut to its share of the window, with a note of what is missing. */
 export function toolResultText(text: string, contextWindowSize: number): string {
-  const { text: kept, cut } = cutTo(text, Math.max(Math.floor(contextWindowSize * CHARS_PER_TOKEN * TOOL_RESULT_SHARE), 200));
+  const { text: kept, cut } = cutTo(
+    text,
+    Math.max(Math.floor(contextWindowSize * CHARS_PER_TOKEN * TOOL_RESULT_SHARE), 200),
+  );
   return cut > 0 ? `${kept}\n[${cut} more characters were left out]` : kept;
 }
 

@@ -15,7 +15,11 @@ export type UsableModel = {
   /** Names the credential in messages, without its secret. */
   readonly credentialName: string;
   /** US dollars per 1,000 tokens; null where no price is known. */
-  readonly prices: { readonly inputPer1k: number; readonly outputPer1k: number; readonly cachedInputPer1k: number | null } | null;
+  readonly prices: {
+    readonly inputPer1k: number;
+    readonly outputPer1k: number;
+    readonly cachedInputPer1k: number | null;
+  } | null;
 };
 
 export type ModelDeps = {
@@ -53,7 +57,14 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
   if (ofAgent?.secret) {
     source = 'agent';
     credentialName = `the agent's API connection ${ofAgent.id}`;
-    apiKey = open(deps, ofAgent.secret, 'public.api_connections', ofAgent.id, run.workspace_id, credentialName);
+    apiKey = open(
+      deps,
+      ofAgent.secret,
+      'public.api_connections',
+      ofAgent.id,
+      run.workspace_id,
+      credentialName,
+    );
   } else if (ofWorkspace) {
     source = 'workspace';
     credentialName = `the workspace's ${ofWorkspace.provider} key (workspace_llm_config ${ofWorkspace.id})`;
@@ -63,7 +74,14 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
         `${credentialName} is a reference to a vault that this database does not have. Store the key in api_key.`,
       );
     }
-    apiKey = open(deps, ofWorkspace.secret, 'public.workspace_llm_config', ofWorkspace.id, run.workspace_id, credentialName);
+    apiKey = open(
+      deps,
+      ofWorkspace.secret,
+      'public.workspace_llm_config',
+      ofWorkspace.id,
+      run.workspace_id,
+      credentialName,
+    );
   } else if (name === DEFAULT_PROVIDER) {
     apiKey = deps.environment.apiKey;
   }
@@ -75,7 +93,10 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
         `add one to the workspace's workspace_llm_config${anywhere}.`,
     );
   }
-  const baseUrl = name === DEFAULT_PROVIDER ? (deps.environment.baseUrl ?? known?.baseUrl ?? null) : (known?.baseUrl ?? null);
+  const baseUrl =
+    name === DEFAULT_PROVIDER
+      ? (deps.environment.baseUrl ?? known?.baseUrl ?? null)
+      : (known?.baseUrl ?? null);
   if (name !== DEFAULT_PROVIDER && baseUrl === null) {
     throw new RunFailure(
       'unknown_provider',
@@ -97,22 +118,41 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
 function prices(run: ClaimedRun, catalog: ModelCatalog, provider: string): UsableModel['prices'] {
   const model = run.model;
   if (model?.id && model.input_cost_per_1k !== null && model.output_cost_per_1k !== null) {
-    return { inputPer1k: model.input_cost_per_1k, outputPer1k: model.output_cost_per_1k, cachedInputPer1k: null };
+    return {
+      inputPer1k: model.input_cost_per_1k,
+      outputPer1k: model.output_cost_per_1k,
+      cachedInputPer1k: null,
+    };
   }
   const known = model ? catalog.model(provider, model.model) : null;
   return known
-    ? { inputPer1k: known.inputPer1k, outputPer1k: known.outputPer1k, cachedInputPer1k: known.cachedInputPer1k ?? null }
+    ? {
+        inputPer1k: known.inputPer1k,
+        outputPer1k: known.outputPer1k,
+        cachedInputPer1k: known.cachedInputPer1k ?? null,
+      }
     : null;
 }
 
-function open(deps: ModelDeps, secret: string, table: string, row: string, workspace: string, name: string): string {
+function open(
+  deps: ModelDeps,
+  secret: string,
+  table: string,
+  row: string,
+  workspace: string,
+  name: string,
+): string {
   const column = 'api_key';
   try {
     return deps.secrets.open(secret, { table, row, column, workspace });
   } catch (error) {
     if (!(error instanceof SecretError)) throw error;
-    throw new RunFailure(`secret_${error.code}`, `${name} can't be opened: ${error.message} ${error.nextStep}`, {
-      cause: error,
-    });
+    throw new RunFailure(
+      `secret_${error.code}`,
+      `${name} can't be opened: ${error.message} ${error.nextStep}`,
+      {
+        cause: error,
+      },
+    );
   }
 }

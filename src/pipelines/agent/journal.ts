@@ -51,14 +51,19 @@ export class RunJournal {
       this.#next.prompt_tokens += change.prompt_tokens ?? 0;
       this.#next.completion_tokens += change.completion_tokens ?? 0;
       this.#next.cost_micros += change.cost_micros ?? 0;
-      this.#usage('tokens', (change.prompt_tokens ?? 0) + (change.completion_tokens ?? 0), change.cost_micros ?? 0, {
-        key: `llm:${this.#next.run}:${change.order}:${change.turn}`,
-        provider: change.provider,
-        model: change.model,
-        prompt_tokens: change.prompt_tokens ?? 0,
-        completion_tokens: change.completion_tokens ?? 0,
-        cached_tokens: change.cached_tokens ?? 0,
-      });
+      this.#usage(
+        'tokens',
+        (change.prompt_tokens ?? 0) + (change.completion_tokens ?? 0),
+        change.cost_micros ?? 0,
+        {
+          key: `llm:${this.#next.run}:${change.order}:${change.turn}`,
+          provider: change.provider,
+          model: change.model,
+          prompt_tokens: change.prompt_tokens ?? 0,
+          completion_tokens: change.completion_tokens ?? 0,
+          cached_tokens: change.cached_tokens ?? 0,
+        },
+      );
     }
     this.#dirty = true;
   }
@@ -105,7 +110,12 @@ export class RunJournal {
     if (!result.applied) throw new RunLost();
   }
 
-  #usage(metric: string, quantity: number, cost: number, dimensions: { key: string } & Record<string, unknown>): void {
+  #usage(
+    metric: string,
+    quantity: number,
+    cost: number,
+    dimensions: { key: string } & Record<string, unknown>,
+  ): void {
     const { key, ...rest } = dimensions;
     if (quantity > 0) this.#next.usage.push({ metric, quantity, cost_micros: cost, key, dimensions: rest });
   }

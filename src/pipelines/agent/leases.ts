@@ -86,7 +86,10 @@ export class Leases {
         else held.confirmedAt = now;
       }
     } catch (error) {
-      this.#log.warn({ event: 'lease_renewal_failed', err: error, runs: asked.length }, 'could not renew leases');
+      this.#log.warn(
+        { event: 'lease_renewal_failed', err: error, runs: asked.length },
+        'could not renew leases',
+      );
     }
   }
 }

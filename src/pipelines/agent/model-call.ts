@@ -16,7 +16,11 @@ const LONGEST_DELAY_MS = 60_000;
 /** Tries of a call whose provider fails, rate limits not counted. */
 const MAX_TRIES = 6;
 
-export type ModelCallDeps = { readonly clock: Clock; readonly metrics: Metrics; readonly random?: () => number };
+export type ModelCallDeps = {
+  readonly clock: Clock;
+  readonly metrics: Metrics;
+  readonly random?: () => number;
+};
 
 export type ModelCall = {
   readonly order: number;
@@ -100,16 +104,30 @@ export async function callModel(
         latency_ms: Math.round(answer.latencyMs),
       });
       deps.metrics.modelCalls.finished(
-        model.provider, model.model, 'completed', answer.latencyMs / 1000, promptTokens, completionTokens, cost,
+        model.provider,
+        model.model,
+        'completed',
+        answer.latencyMs / 1000,
+        promptTokens,
+        completionTokens,
+        cost,
       );
       return answer;
     } catch (error) {
       if (!(error instanceof ProviderError)) throw error;
       if (signal.aborted) throw signal.reason;
       deps.metrics.modelCalls.finished(
-        model.provider, model.model, error.code, (performance.now() - started) / 1000, 0, 0, 0,
+        model.provider,
+        model.model,
+        error.code,
+        (performance.now() - started) / 1000,
+        0,
+        0,
+        0,
       );
-      const again = error.kind === 'rate_limited' || (error.kind === 'retry' && error.code !== 'bad_response' && attempt < MAX_TRIES);
+      const again =
+        error.kind === 'rate_limited' ||
+        (error.kind === 'retry' && error.code !== 'bad_response' && attempt < MAX_TRIES);
       const failed = { ...base, attempt, error_code: error.code, error: error.message };
       if (!again) {
         journal.modelCall({ ...failed, status: 'failed' });
@@ -125,7 +143,11 @@ export async function callModel(
       }
       if (delay > HOLD_SLOT_MS) {
         journal.modelCall({ ...failed, status: 'waiting' });
-        throw new RunMustWait(error.code, `${error.message} The call is made again after ${Math.ceil(delay / 1000)} s.`, delay);
+        throw new RunMustWait(
+          error.code,
+          `${error.message} The call is made again after ${Math.ceil(delay / 1000)} s.`,
+          delay,
+        );
       }
       journal.modelCall({ ...failed, attempt: attempt + 1, status: 'started' });
       await journal.flush();

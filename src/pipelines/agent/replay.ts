@@ -33,7 +33,8 @@ export function replayStep(
   const messages: ChatMessage[] = [...context.messages];
   let turn = 1;
   for (const [i, call] of llm.entries()) {
-    if (call.status !== 'completed') return { messages, turn, answer: null, toolCalls: new Map(), openTries: call.attempt };
+    if (call.status !== 'completed')
+      return { messages, turn, answer: null, toolCalls: new Map(), openTries: call.attempt };
     const answer = journaledAnswer(call);
     const calls = new Map(tools.filter((t) => t.turn === call.turn).map((t) => [t.call_index, t]));
     // An empty answer that was asked for again: it is no part of the conversation.

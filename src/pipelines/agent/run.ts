@@ -65,7 +65,8 @@ async function executeSteps(
       `${run.claims_without_progress - 1} workers stopped on this run without getting any further. See their logs.`,
     );
   }
-  if (!run.agent || !run.agent_id) throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
+  if (!run.agent || !run.agent_id)
+    throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
   if (msLeft() <= 0) throw timedOut(run);
   const model = chooseModel(run, deps.models);
   const tools = await collectTools(deps.toolSources, {
@@ -84,13 +85,27 @@ async function executeSteps(
       continue;
     }
     outcomes.push(
-      await executeStep(deps, journal, { run, agent: run.agent, model, tools, step, previous: outcomes, signal, msLeft }),
+      await executeStep(deps, journal, {
+        run,
+        agent: run.agent,
+        model,
+        tools,
+        step,
+        previous: outcomes,
+        signal,
+        msLeft,
+      }),
     );
   }
   return outcomes;
 }
 
-async function complete(deps: RunDeps, journal: RunJournal, run: ClaimedRun, outcomes: StepOutcome[]): Promise<RunOutcome> {
+async function complete(
+  deps: RunDeps,
+  journal: RunJournal,
+  run: ClaimedRun,
+  outcomes: StepOutcome[],
+): Promise<RunOutcome> {
   const text = outcomes.at(-1)?.text ?? '';
   const note = outcomes.findLast((outcome) => outcome.note !== null)?.note ?? null;
   const { target_conversation_id, target_channel_id } = run.settings;
@@ -172,7 +187,12 @@ async function stop(
 
 async function leave(
   journal: RunJournal,
-  end: { status: 'queued' | 'waiting'; reason_code: string | null; reason: string | null; wake_in_ms?: number },
+  end: {
+    status: 'queued' | 'waiting';
+    reason_code: string | null;
+    reason: string | null;
+    wake_in_ms?: number;
+  },
   outcome: RunOutcome,
 ): Promise<RunOutcome> {
   journal.end({ output: null, log: null, wake_in_ms: null, ...end });
@@ -192,8 +212,19 @@ function timedOut(run: ClaimedRun): RunFailure {
   );
 }
 
-function ended(deps: RunDeps, run: ClaimedRun, status: 'completed' | 'failed', reasonCode: string | null): RunOutcome {
+function ended(
+  deps: RunDeps,
+  run: ClaimedRun,
+  status: 'completed' | 'failed',
+  reasonCode: string | null,
+): RunOutcome {
   deps.metrics.runs.finished(status, reasonCode, run.elapsed_ms / 1000);
-  deps.log.debug({ event: 'run_ended', run_id: run.id, workspace_id: run.workspace_id, status, reason_code: reasonCode });
+  deps.log.debug({
+    event: 'run_ended',
+    run_id: run.id,
+    workspace_id: run.workspace_id,
+    status,
+    reason_code: reasonCode,
+  });
   return { kind: 'ended', status, reasonCode };
 }

@@ -1,8 +1,9 @@
 /** One step: a conversation of turns until the model answers without calling a tool. */
-import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
-import { searchChunks } from '../../db/knowledge.ts';
+
+import { sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
-import { type Clock, sleep } from '../../clock.ts';
+import { searchChunks } from '../../db/knowledge.ts';
+import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
 import type { UsableModel } from './credentials.ts';
 import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
@@ -33,7 +34,9 @@ export type StepInput = {
 };
 
 /** What a step gave. `note` says what a reader of the result should know, such as that it was cut off. */
-export type StepOutcome = StepResult & { readonly note: { readonly code: string; readonly message: string } | null };
+export type StepOutcome = StepResult & {
+  readonly note: { readonly code: string; readonly message: string } | null;
+};
 
 /**
  * Executes a step, or goes on with it where the journal ends. Its completion is recorded, and committed with
@@ -41,7 +44,11 @@ export type StepOutcome = StepResult & { readonly note: { readonly code: string;
  *
  * Throws RunFailure when no attempt is left, RunMustWait, RunLost, or the signal's reason.
  */
-export async function executeStep(deps: StepDeps, journal: RunJournal, input: StepInput): Promise<StepOutcome> {
+export async function executeStep(
+  deps: StepDeps,
+  journal: RunJournal,
+  input: StepInput,
+): Promise<StepOutcome> {
   const { run, step } = input;
   const before = run.journal.steps.find((s) => s.step_order === step.order);
   const restored = before?.context ? (before.context as StepContext) : null;
@@ -59,7 +66,9 @@ export async function executeStep(deps: StepDeps, journal: RunJournal, input: St
   const maxRetries = step.max_retries ?? run.settings.max_retries;
   for (;;) {
     try {
-      const { text, note } = await withTimeLimit(input, (signal) => runTurns(deps, journal, { ...input, signal }, conversation));
+      const { text, note } = await withTimeLimit(input, (signal) =>
+        runTurns(deps, journal, { ...input, signal }, conversation),
+      );
       journal.step({
         ...state,
         attempt,
@@ -80,7 +89,10 @@ export async function executeStep(deps: StepDeps, journal: RunJournal, input: St
       if (final) {
         journal.step({ ...failed, status: 'failed' });
         const tried = attempt > 1 ? ` (after ${attempt} attempts)` : '';
-        throw new RunFailure(error.code, `Step ${step.order} (${step.name}) failed${tried}: ${error.message}`);
+        throw new RunFailure(
+          error.code,
+          `Step ${step.order} (${step.name}) failed${tried}: ${error.message}`,
+        );
       }
       attempt++;
       journal.step({ ...failed, attempt, status: 'running' });
@@ -123,7 +135,11 @@ async function runTurns(
   for (;;) {
     if (conversation.answer === null) {
       if (conversation.turn > MAX_TURNS) {
-        throw new StepFailure('too_many_turns', `The model made ${MAX_TURNS} turns without an answer.`, false);
+        throw new StepFailure(
+          'too_many_turns',
+          `The model made ${MAX_TURNS} turns without an answer.`,
+          false,
+        );
       }
       const answer = await callModel(
         deps,
@@ -161,7 +177,10 @@ async function runTurns(
         runId: run.id,
         agentId: run.agent_id ?? '',
         userId: run.user_id,
-        target: { conversationId: run.settings.target_conversation_id, channelId: run.settings.target_channel_id },
+        target: {
+          conversationId: run.settings.target_conversation_id,
+          channelId: run.settings.target_channel_id,
+        },
         signal,
       },
       contextWindowSize: agent.context_window_size,
@@ -191,7 +210,11 @@ function finalText(
   };
   if (answer.refusal) throw new StepFailure('refusal', `The model refused: ${answer.refusal}`, false);
   if (answer.finishReason === 'content_filter') {
-    throw new StepFailure('content_filter', 'The provider’s content filter withheld the answer. Change the instructions or the input.', false);
+    throw new StepFailure(
+      'content_filter',
+      'The provider’s content filter withheld the answer. Change the instructions or the input.',
+      false,
+    );
   }
   if (answer.finishReason === 'length') {
     const limit = agent.max_tokens === null ? 'the model’s limit' : `max_tokens (${agent.max_tokens})`;

@@ -67,25 +67,50 @@ function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
   const journaled = turn.journaled.get(index);
   const args = parseArguments(call.arguments);
   const base = change(turn, call, index, tool, args ?? {});
-  const settledAs = (code: string, message: string, status: ToolCallChange['status'] = 'failed'): Prepared => ({
+  const settledAs = (
+    code: string,
+    message: string,
+    status: ToolCallChange['status'] = 'failed',
+  ): Prepared => ({
     call,
     index,
     tool,
     args: args ?? {},
-    change: { ...base, arguments: args ?? call.arguments, status, error_code: code, error: message, result: { content: message } },
+    change: {
+      ...base,
+      arguments: args ?? call.arguments,
+      status,
+      error_code: code,
+      error: message,
+      result: { content: message },
+    },
     run: false,
     content: message,
   });
 
   if (isSettled(journaled)) {
-    return { call, index, tool, args: args ?? {}, change: null, run: false, content: settledContent(journaled) };
+    return {
+      call,
+      index,
+      tool,
+      args: args ?? {},
+      change: null,
+      run: false,
+      content: settledContent(journaled),
+    };
   }
   if (!tool) {
     const known = [...turn.tools.keys()].join(', ') || 'none';
-    return settledAs('unknown_tool', `There is no tool named '${call.name}'. Tools that can be called: ${known}.`);
+    return settledAs(
+      'unknown_tool',
+      `There is no tool named '${call.name}'. Tools that can be called: ${known}.`,
+    );
   }
   if (!args) {
-    return settledAs('invalid_arguments', 'The arguments are not a JSON object. Send them again as valid JSON.');
+    return settledAs(
+      'invalid_arguments',
+      'The arguments are not a JSON object. Send them again as valid JSON.',
+    );
   }
   if (journaled && tool.effect === 'write' && !tool.transactional) {
     return settledAs(
@@ -155,7 +180,9 @@ function parseArguments(text: string): Record<string, unknown> | null {
   if (text.trim() === '') return {};
   try {
     const value: unknown = JSON.parse(text);
-    return typeof value === 'object' && value !== null && !Array.isArray(value) ? (value as Record<string, unknown>) : null;
+    return typeof value === 'object' && value !== null && !Array.isArray(value)
+      ? (value as Record<string, unknown>)
+      : null;
   } catch {
     return null;
   }

@@ -1,7 +1,7 @@
 /** The tools that come with agentd. */
 import { z } from 'zod';
-import type { Queryable } from '../../db/database.ts';
 import { findChannel } from '../../db/conversations.ts';
+import type { Queryable } from '../../db/database.ts';
 import { searchChunks } from '../../db/knowledge.ts';
 import { knowledgeAsText } from './context.ts';
 import { type Tool, type ToolContext, ToolError, type ToolResult, type ToolSource } from './tools.ts';
@@ -21,7 +21,10 @@ export function builtInTools(deps: Deps): ToolSource {
     async list(selection) {
       const tools = [currentTime(deps)];
       if (selection.hasKnowledge) tools.push(searchKnowledge(deps));
-      if (selection.selected.includes('send_message') || hasCapability(selection.capabilities, 'send_message')) {
+      if (
+        selection.selected.includes('send_message') ||
+        hasCapability(selection.capabilities, 'send_message')
+      ) {
         tools.push(sendMessage(deps));
       }
       return tools;
@@ -42,17 +45,27 @@ function currentTime(deps: Deps): Tool {
       description: 'The current date and time in a time zone.',
       effect: 'read',
       schema: z.object({
-        timezone: z.string().describe('IANA name of a time zone, for example Europe/Paris. UTC if left out.').optional(),
+        timezone: z
+          .string()
+          .describe('IANA name of a time zone, for example Europe/Paris. UTC if left out.')
+          .optional(),
       }),
     },
     async ({ timezone }) => {
       const zone = timezone ?? 'UTC';
       const now = deps.now();
       try {
-        const local = new Intl.DateTimeFormat('en-GB', { dateStyle: 'full', timeStyle: 'long', timeZone: zone }).format(now);
+        const local = new Intl.DateTimeFormat('en-GB', {
+          dateStyle: 'full',
+          timeStyle: 'long',
+          timeZone: zone,
+        }).format(now);
         return { content: `${local} (${now.toISOString()})` };
       } catch {
-        throw new ToolError('invalid_arguments', `'${zone}' is not a time zone. Use an IANA name such as Europe/Paris.`);
+        throw new ToolError(
+          'invalid_arguments',
+          `'${zone}' is not a time zone. Use an IANA name such as Europe/Paris.`,
+        );
       }
     },
   );
@@ -98,9 +111,13 @@ function sendMessage(deps: Deps): Tool {
       let channelId = context.target.channelId;
       if (channel !== undefined) {
         channelId = await findChannel(deps.db, context.workspaceId, channel);
-        if (channelId === null) throw new ToolError('unknown_channel', `There is no channel '${channel}' in this workspace.`);
+        if (channelId === null)
+          throw new ToolError('unknown_channel', `There is no channel '${channel}' in this workspace.`);
       } else if (channelId === null && context.target.conversationId === null) {
-        throw new ToolError('no_target', 'This task has no channel or conversation of its own: name a channel.');
+        throw new ToolError(
+          'no_target',
+          'This task has no channel or conversation of its own: name a channel.',
+        );
       }
       return {
         content: 'The message was posted.',
@@ -128,7 +145,10 @@ function define<T extends z.ZodType<Record<string, unknown>>>(
     source: 'builtin',
     effect: spec.effect,
     transactional: spec.transactional ?? false,
-    definition: { type: 'function', function: { name: spec.name, description: spec.description, parameters } },
+    definition: {
+      type: 'function',
+      function: { name: spec.name, description: spec.description, parameters },
+    },
     async call(args, context) {
       const parsed = spec.schema.safeParse(args);
       if (!parsed.success) throw new ToolError('invalid_arguments', z.prettifyError(parsed.error));
