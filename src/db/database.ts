@@ -126,6 +126,8 @@ export function openDatabase(options: DatabaseOptions): Database {
     transaction,
     async close() {
       await kysely.destroy();
+      // Kysely ends the pool only if it has used it.
+      if (!pool.ending) await pool.end();
     },
   };
 }
