@@ -71,10 +71,11 @@ export function consumer(
 
 /** Enqueues by the function that triggers use. */
 export async function enqueue(db: Database, queue: string, key: string): Promise<string | null> {
-  const [row] = await db.query<{ id: string | null }>(
-    'select agentd.enqueue($1, $2, $3, null, null) as id',
-    [queue, { key }, key],
-  );
+  const [row] = await db.query<{ id: string | null }>('select agentd.enqueue($1, $2, $3, null, null) as id', [
+    queue,
+    { key },
+    key,
+  ]);
   return row?.id ?? null;
 }
 
