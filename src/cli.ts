@@ -1,8 +1,8 @@
 /** The command line: agentd COMMAND. Each command is a file in commands/. */
-import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { createContext } from './commands/context.ts';
+import * as demo from './commands/demo.ts';
 import * as doctor from './commands/doctor.ts';
 import { EXIT, explain } from './commands/errors.ts';
 import * as migrate from './commands/migrate.ts';
@@ -11,8 +11,9 @@ import * as runs from './commands/runs.ts';
 import * as start from './commands/start.ts';
 import * as status from './commands/status.ts';
 import * as tasks from './commands/tasks.ts';
+import { version } from './version.ts';
 
-const commands = [start, migrate, doctor, status, runs, tasks];
+const commands = [start, migrate, doctor, status, runs, tasks, demo];
 
 const EXAMPLES = `
 Examples:
@@ -24,12 +25,6 @@ Examples:
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 `;
-
-/** The version of this package. */
-export function packageVersion(): string {
-  const text = readFileSync(new URL('../package.json', import.meta.url), 'utf8');
-  return (JSON.parse(text) as { version: string }).version;
-}
 
 type Env = Readonly<Record<string, string | undefined>>;
 
@@ -43,7 +38,6 @@ export async function main(
   parts: { env: Env; stdout: Stream; stderr: Stream },
 ): Promise<number> {
   let exitCode: number = EXIT.done;
-  const version = packageVersion();
   const context = createContext({
     ...parts,
     version,
@@ -90,7 +84,8 @@ function printFailure(
   const output = createOutput(parts.stderr, parts.env, json);
   if (json) {
     const { message, nextStep, reasonCode } = failure;
-    return output.data({ error: { message, reason_code: reasonCode, next_step: nextStep } });
+    output.data({ error: { message, reason_code: reasonCode, next_step: nextStep } });
+    return;
   }
   output.line(`${output.paint('red', 'agentd:')} ${failure.message}`);
   if (failure.nextStep !== null) output.line(failure.nextStep);
@@ -99,7 +94,8 @@ function printFailure(
   }
 }
 
-if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) {
+/** Runs the process's own command line; what bin/agentd.js calls. */
+export async function run(): Promise<void> {
   // A reader that stops reading (agentd runs list | head) is no failure.
   process.stdout.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT.done);
@@ -111,3 +107,5 @@ if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.a
     stderr: process.stderr,
   });
 }
+
+if (process.argv[1] !== undefined && import.meta.url === pathToFileURL(process.argv[1]).href) await run();

@@ -29,8 +29,12 @@ export function register(program: Command, context: CommandContext): void {
             `agentd ${context.version} runs${probes === null ? '' : `, probes on ${probes}`}. Ctrl-C stops it.`,
           );
         signals.onFirst(() => {
-          logger.info({ drain_seconds: config.drainSeconds }, 'daemon.stopping');
-          daemon.stop().catch((error: unknown) => logger.error({ err: error }, 'daemon.stop_failed'));
+          logger.info({ event: 'signal', drain_seconds: config.drainSeconds }, 'told to stop');
+          daemon
+            .stop()
+            .catch((error: unknown) =>
+              logger.error({ event: 'stop_failed', err: error }, 'the worker could not stop cleanly'),
+            );
         });
         await daemon.stopped;
       } finally {

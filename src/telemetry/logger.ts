@@ -2,7 +2,7 @@
 import { type DestinationStream, type Logger as PinoLogger, pino } from 'pino';
 import { maskText, redact } from './redact.ts';
 
-/** The structured logger: `log.info({ queue, job_id }, 'job.completed')`. Children carry fixed fields. */
+/** The structured logger: `log.info({ event: 'started', queues }, 'agentd is running')`. Children carry fixed fields. */
 export type Logger = PinoLogger;
 
 /** Options of {@link createLogger}. */

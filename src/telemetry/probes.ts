@@ -63,7 +63,8 @@ export async function startProbes(options: ProbesOptions): Promise<Probes> {
   const { metrics, state, logger } = options;
   const watch = watchDatabase(options.db, {
     deadlineMs: options.deadlineMs ?? 2_000,
-    onError: (error) => logger.debug({ err: error }, 'probes.connection_lost'),
+    onError: (error) =>
+      logger.debug({ event: 'probes_connection_lost', err: error }, 'the connection of the probes was lost'),
   });
   // 20 ms: finer samples cost processor time and find the same pauses.
   const loop = monitorEventLoopDelay({ resolution: 20 });
@@ -96,7 +97,7 @@ export async function startProbes(options: ProbesOptions): Promise<Probes> {
       } else send(response, 404, { error: 'The probes are /livez, /readyz and /metrics.' });
     };
     answer().catch((error: unknown) => {
-      logger.error({ err: error, path: pathname }, 'probes.failed');
+      logger.error({ event: 'probe_failed', err: error, path: pathname }, 'a probe failed');
       if (!response.headersSent) send(response, 500, { error: 'The probe failed; the log says why.' });
     });
   });
@@ -111,7 +112,7 @@ export async function startProbes(options: ProbesOptions): Promise<Probes> {
   const { port } = server.address() as AddressInfo;
   const host = options.host.includes(':') ? `[${options.host}]` : options.host;
   const url = `http://${host}:${port}`;
-  logger.info({ url }, 'probes.listening');
+  logger.info({ event: 'probes_listening', url }, 'the probes listen');
   return {
     url,
     async close() {
@@ -157,7 +158,11 @@ function scrapeOf(
     else {
       metrics.queues.clear();
       metrics.databaseErrors.inc('probes');
-      if (!complained) logger.warn({ err: answer.error }, 'probes.no_depths');
+      if (!complained)
+        logger.warn(
+          { event: 'probes_without_depths', err: answer.error },
+          'the depths of the queues could not be read',
+        );
     }
     complained = !answer.ok;
     metrics.process.eventLoopDelay(eventLoop());

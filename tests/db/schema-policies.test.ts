@@ -221,6 +221,7 @@ describe('inserts', () => {
 
   test('no signed-in user makes himself a member or raises his role', async () => {
     for (const user of [here.viewer, here.manager]) {
+      const own = await personalWorkspace(db.pool, user);
       expect(
         await attempt(
           user,
@@ -233,9 +234,7 @@ describe('inserts', () => {
           `update public.workspace_members set role = 'owner' where user_id = $1 and workspace_id = $2`,
           [user, here.workspace],
         );
-        expect(await column(client, `select agentd.my_workspace_ids('OWNER')`)).toEqual([
-          await personalWorkspace(db.pool, user),
-        ]);
+        expect(await column(client, `select agentd.my_workspace_ids('OWNER')`)).toEqual([own]);
       });
     }
   });

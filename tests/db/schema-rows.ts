@@ -12,8 +12,8 @@ export async function rowsOf(db: Runner, c: Company): Promise<Map<string, string
     const names = Object.keys(columns);
     const text = `insert into public.${table} (${names}) values (${names.map((_, i) => `$${i + 1}`)})`;
     const values = Object.values(columns);
-    const id =
-      key === 'id' ? await inserted(db, text, values) : (await db.query(text, values), String(columns[key]));
+    if (key !== 'id') await db.query(text, values);
+    const id = key === 'id' ? await inserted(db, text, values) : String(columns[key]);
     rows.set(table, `${key} = '${id}'`);
     return id;
   };

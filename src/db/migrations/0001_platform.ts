@@ -100,7 +100,13 @@ async function createVector(db: Kysely<unknown>): Promise<void> {
                   hint = 'Install pgvector 0.8 or newer (package postgresql-NN-pgvector), then migrate again.';
         end if;
         home := case when to_regnamespace('extensions') is null then 'public' else 'extensions' end;
-        execute format('create extension if not exists vector schema %I', home);
+        begin
+          execute format('create extension if not exists vector schema %I', home);
+        exception when insufficient_privilege then
+          raise exception '% may not create the extension vector (pgvector)', current_user
+            using errcode = 'insufficient_privilege',
+                  hint = 'Let an administrator run CREATE EXTENSION vector in this database, then migrate again.';
+        end;
         select extversion into strict installed from pg_catalog.pg_extension where extname = 'vector';
         insert into agentd.platform_objects (kind, name) values ('extension', 'vector');
       end if;

@@ -170,8 +170,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- admitted and unfinished: what counts against a workspace's ceiling
     create index task_runs_admitted_idx on public.task_runs (workspace_id)
       where status in ('queued', 'running') and job_id is not null;
-    -- leases to look after, and runs to wake
-    create index task_runs_lease_idx on public.task_runs (lease_expires_at) where status = 'running';
+    -- Running runs are few. Their leases are not in the index, so that renewing one is a heap-only update.
+    create index task_runs_running_idx on public.task_runs (id) where status = 'running';
+    -- runs to wake
     create index task_runs_wake_idx on public.task_runs (wake_at) where status = 'waiting' and wake_at is not null;
     create index task_runs_live_by_task_idx on public.task_runs (task_id)
       where status in ('queued', 'running', 'waiting');
@@ -403,9 +404,30 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     declare
       v_task  record;
     begin
-      select t.workspace_id, t.agent_id, t.user_id, t.instructions, t.selected_tools, t.timeout_seconds,
-             t.max_retries, t.target_conversation_id, t.target_channel_id, t.overlap_policy, t.name,
-             a.status as agent_status, a.is_active as agent_active
+      -- one statement for all that is read: an insert of a run is waited for by an application
+      select t.workspace_id, t.agent_id, t.user_id, t.overlap_policy, a.status as agent_status, a.is_active as agent_active,
+             jsonb_build_object(
+               'task_name', t.name,
+               'instructions', t.instructions,
+               'selected_tools', t.selected_tools,
+               'timeout_seconds', t.timeout_seconds,
+               'max_retries', t.max_retries,
+               'target_conversation_id', t.target_conversation_id,
+               'target_channel_id', t.target_channel_id) as settings,
+             coalesce((
+               select jsonb_agg(jsonb_build_object(
+                        'id', s.id,
+                        -- by position, so that gaps in the numbering do not matter to a run
+                        'order', s.position,
+                        'name', s.step_name,
+                        'instructions', s.instructions,
+                        'include_previous_context', s.include_previous_context,
+                        'max_retries', s.max_retries,
+                        'timeout_seconds', s.timeout_seconds))
+                 from (select i.*, row_number() over (order by i.step_order) as position
+                         from public.task_steps i where i.task_id = t.id) s
+             ), jsonb_build_array(jsonb_build_object(
+                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps
         into v_task
         from public.agent_tasks t
         join public.agents a on a.id = t.agent_id
@@ -420,30 +442,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       new.workspace_id := coalesce(new.workspace_id, v_task.workspace_id);
       new.agent_id := coalesce(new.agent_id, v_task.agent_id);
       new.user_id := coalesce(new.user_id, v_task.user_id);
-      new.is_serial := v_task.overlap_policy = 'queue' and new.trigger in ('schedule', 'catch_up');
+      new.is_serial := new.is_serial or (v_task.overlap_policy = 'queue' and new.trigger in ('schedule', 'catch_up'));
 
-      new.steps := coalesce(new.steps, (
-        select jsonb_agg(jsonb_build_object(
-                 'id', s.id,
-                 'order', s.position,
-                 'name', s.step_name,
-                 'instructions', s.instructions,
-                 'include_previous_context', s.include_previous_context,
-                 'max_retries', s.max_retries,
-                 'timeout_seconds', s.timeout_seconds) order by s.position)
-          -- by position, so that gaps in the numbering do not matter to a run
-          from (select *, row_number() over (order by step_order) as position
-                  from public.task_steps where task_id = new.task_id) s
-      ), jsonb_build_array(jsonb_build_object(
-           'id', null, 'order', 1, 'name', v_task.name, 'instructions', '', 'include_previous_context', false)));
-      new.settings := coalesce(new.settings, jsonb_build_object(
-        'task_name', v_task.name,
-        'instructions', v_task.instructions,
-        'selected_tools', v_task.selected_tools,
-        'timeout_seconds', v_task.timeout_seconds,
-        'max_retries', v_task.max_retries,
-        'target_conversation_id', v_task.target_conversation_id,
-        'target_channel_id', v_task.target_channel_id));
+      new.steps := coalesce(new.steps, v_task.steps);
+      new.settings := coalesce(new.settings, v_task.settings);
 
       if new.status = 'queued' and new.trigger in ('schedule', 'catch_up', 'event')
          and not (v_task.agent_status = 'live' and v_task.agent_active) then
@@ -528,11 +530,13 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create function agentd.notify_run(
       run_id uuid, workspace_id uuid, task_id uuid, status public.run_status, reason_code text
     ) returns void
-    language sql volatile set search_path = ''
+    language plpgsql volatile set search_path = ''
     as $$
-      select pg_notify('agentd_runs', json_build_object(
+    begin
+      perform pg_notify('agentd_runs', json_build_object(
         'run_id', run_id, 'workspace_id', workspace_id, 'task_id', task_id,
-        'status', status, 'reason_code', reason_code)::text)
+        'status', status, 'reason_code', reason_code)::text);
+    end
     $$;
   `.execute(db);
 

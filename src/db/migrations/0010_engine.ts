@@ -95,7 +95,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     language plpgsql security definer set search_path = ''
     as $$
     declare
-      v_id uuid;
+      v_id     uuid;
+      v_notify boolean;
     begin
       if to_regclass('pgboss.job') is null then
         return null;
@@ -113,8 +114,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         from pgboss.queue q
        where q.name = enqueue.queue
       on conflict do nothing
-      returning id into v_id;
-      if v_id is not null and exists (select 1 from agentd.sleepers s where s.queue = enqueue.queue) then
+      returning id, exists (select 1 from agentd.sleepers s where s.queue = enqueue.queue) into v_id, v_notify;
+      if v_notify then
         perform pg_notify('agentd_wake', enqueue.queue);
       end if;
       return v_id;
@@ -134,9 +135,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- How many jobs of a workspace may run at once: its plan's features -> ceilings -> queue, else the default.
     create function agentd.workspace_ceiling(workspace_id uuid, queue text) returns integer
-    language sql stable security definer set search_path = ''
+    language plpgsql stable security definer set search_path = ''
     as $$
-      select coalesce(
+    begin
+      -- plpgsql, because it keeps its plans: as a SQL function this was planned anew at every insert of a run
+      return coalesce(
         (select (p.features #>> array['ceilings', workspace_ceiling.queue])::integer
            from public.workspace_subscriptions s
            join public.pricing_plans p on p.id = s.plan_id
@@ -145,28 +148,30 @@ export async function up(db: Kysely<unknown>): Promise<void> {
             and p.features #>> array['ceilings', workspace_ceiling.queue] ~ '^[1-9][0-9]{0,5}$'
           limit 1),
         (select q.workspace_ceiling from agentd.queue_settings q where q.queue = workspace_ceiling.queue),
-        16)
+        16);
+    end
     $$;
 
     -- Runs of a workspace that may still be let into pg-boss: ceiling + buffer − admitted and unfinished.
+    -- One statement, since it is part of every insert of a run.
     create function agentd.workspace_room(workspace_id uuid) returns integer
     language plpgsql stable security definer set search_path = ''
     as $$
-    declare
-      v_limit integer;
     begin
-      if exists (select 1 from agentd.queue_controls c
-                  where c.queue = 'task-run' and c.workspace_id = workspace_room.workspace_id) then
-        return 0;
-      end if;
-      v_limit := agentd.workspace_ceiling(workspace_room.workspace_id, 'task-run')
-        + coalesce((select q.workspace_buffer from agentd.queue_settings q where q.queue = 'task-run'), 4);
-      return v_limit - (
-        select count(*) from (
-          select 1 from public.task_runs r
-           where r.workspace_id = workspace_room.workspace_id
-             and r.status in ('queued', 'running') and r.job_id is not null
-           limit v_limit) admitted);
+      return (
+        select case
+          when exists (select 1 from agentd.queue_controls c
+                        where c.queue = 'task-run' and c.workspace_id = workspace_room.workspace_id) then 0
+          else l.admissible - (
+            select count(*) from (
+              select 1 from public.task_runs r
+               where r.workspace_id = workspace_room.workspace_id
+                 and r.status in ('queued', 'running') and r.job_id is not null
+               limit l.admissible) admitted)
+          end
+          from (select agentd.workspace_ceiling(workspace_room.workspace_id, 'task-run')
+                       + coalesce((select q.workspace_buffer from agentd.queue_settings q where q.queue = 'task-run'), 0)
+                         as admissible offset 0) l);
     end
     $$;
 
@@ -236,8 +241,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- Copies the steps of ended runs onto their task's steps, where applications look for the last result.
     -- Rows are locked in order, so that two workers never wait for each other.
     create function agentd.project_steps(run_ids uuid[]) returns void
-    language sql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = ''
     as $$
+    begin
+      if run_ids is null then
+        return;
+      end if;
       with latest as (
         select distinct on (s.step_id)
                s.step_id, s.status, s.result, s.started_at, s.finished_at, s.duration_ms, s.error_message, s.attempt
@@ -255,7 +264,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         from target
         join latest l on l.step_id = target.id
        where t.id = target.id
-         and coalesce(t.execution_started_at, '-infinity') <= l.started_at
+         and coalesce(t.execution_started_at, '-infinity') <= l.started_at;
+    end
     $$;
   `.execute(db);
 

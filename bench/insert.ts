@@ -1,0 +1,117 @@
+/**
+ * Insert: runs inserted per second by 16 clients, each in a transaction of its own, with everything that an insert triggers
+ * (its steps and settings are copied, the workspace's room is looked at, the job is made) and without.
+ *
+ * Without triggers the insert gives workspace, steps and settings itself. Foreign keys and indexes are there in both.
+ * pgbench is the client, because one of JavaScript's takes a processor for itself and hides the difference.
+ */
+import { execFile } from 'node:child_process';
+import { access, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import type pg from 'pg';
+import { withDatabase } from './support/database.ts';
+import { createPlatform } from './support/platform.ts';
+import type { Result } from './support/result.ts';
+import { median, perSecond } from './support/stats.ts';
+
+const CLIENTS = 16;
+const SECONDS = Number(process.env.BENCH_SECONDS ?? 5);
+const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 3);
+/** So many that no workspace's room is used up: then each insert also makes a job, which is the dearest case. */
+const WORKSPACES = 6000;
+
+const exec = promisify(execFile);
+
+const WITH = `\\set n random(1, ${WORKSPACES})
+insert into public.task_runs (task_id) select id from bench_task where n = :n;
+`;
+const WITHOUT = `\\set n random(1, ${WORKSPACES})
+insert into public.task_runs (task_id, workspace_id, agent_id, user_id, steps, settings)
+select id, workspace_id, agent_id, user_id, steps, settings from bench_task where n = :n;
+`;
+
+export async function bench(): Promise<Result> {
+  const pgbench = await findPgbench();
+  const folder = await mkdtemp(join(tmpdir(), 'agentd-bench-'));
+  try {
+    return await withDatabase('insert', { migrated: true }, async ({ url, pool }) => {
+      await createPlatform(pool, { workspaces: WORKSPACES, steps: 3 });
+      // what a run copies from its task, made once by the trigger and kept for the inserts without it
+      await pool.query(`
+        create table bench_task (n integer primary key, id uuid, workspace_id uuid, agent_id uuid, user_id uuid,
+                                 steps jsonb, settings jsonb);
+        insert into public.task_runs (task_id) select id from public.agent_tasks;
+        insert into bench_task
+        select row_number() over (), task_id, workspace_id, agent_id, user_id, steps, settings from public.task_runs`);
+      const run = async (script: string): Promise<number> => {
+        await pool.query('truncate public.task_runs cascade');
+        await pool.query(`delete from pgboss.job`);
+        await pool.query('vacuum analyze');
+        const file = join(folder, 'script.sql');
+        await writeFile(file, script);
+        const args = ['-n', '-M', 'prepared', '-c', `${CLIENTS}`, '-j', '2', '-T', `${SECONDS}`, '-f', file, url];
+        const { stdout } = await exec(pgbench, args);
+        return Number(/tps = ([\d.]+)/.exec(stdout)?.[1]);
+      };
+      const bare: number[] = [];
+      const full: number[] = [];
+      const notifying: number[] = [];
+      for (let round = 0; round < ROUNDS; round++) {
+        await pool.query('alter table public.task_runs disable trigger user');
+        bare.push(await run(WITHOUT));
+        await pool.query('alter table public.task_runs enable trigger user');
+        full.push(await run(WITH));
+        await assertJobs(pool);
+        await pool.query(`insert into agentd.sleepers (queue, worker_id) values ('task-run', 'bench')`);
+        notifying.push(await run(WITH));
+        await pool.query('delete from agentd.sleepers');
+      }
+      const [without, withAll, notified] = [median(bare), median(full), median(notifying)];
+      return {
+        bench: 'insert',
+        lines: [
+          {
+            measured: `runs inserted, ${CLIENTS} clients`,
+            agentd: perSecond(withAll),
+            beside: `without triggers: ${perSecond(without)}`,
+            goal: '≥ 0.4 ×',
+            met: withAll >= 0.4 * without,
+            note: `${(withAll / without).toFixed(2)} ×; a job with every run, ${WORKSPACES} workspaces, pgbench for ${SECONDS} s; median of ${ROUNDS}`,
+          },
+          {
+            measured: 'the same while a daemon sleeps',
+            agentd: perSecond(notified),
+            beside: null,
+            goal: '–',
+            met: null,
+            note: `${(notified / without).toFixed(2)} ×; every commit notifies, which only the first ones do of a burst`,
+          },
+        ],
+      };
+    });
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
+
+/** At least nine in ten runs have their job: otherwise the rooms were full and the figure is of something else. */
+async function assertJobs(pool: pg.Pool): Promise<void> {
+  const { rows } = await pool.query<{ share: number }>(
+    `select avg((job_id is not null)::integer)::double precision as share from public.task_runs`,
+  );
+  if (!(rows[0] && rows[0].share > 0.9)) throw new Error(`Only ${rows[0]?.share} of the runs were admitted.`);
+}
+
+async function findPgbench(): Promise<string> {
+  const folders = [
+    ...(process.env.PATH ?? '').split(':'),
+    ...[18, 17, 16, 15].map((version) => `/usr/lib/postgresql/${version}/bin`),
+  ];
+  for (const folder of folders.filter(Boolean)) {
+    const path = join(folder, 'pgbench');
+    if (await access(path).then(() => true, () => false)) return path;
+  }
+  throw new Error('pgbench is missing: install the package postgresql-contrib or postgresql-NN.');
+}

@@ -1,0 +1,234 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import { sleep, systemClock } from '../clock.ts';
+import { type Config, loadConfig } from '../config.ts';
+import type { Daemon } from '../daemon.ts';
+import { createLogger } from '../telemetry/logger.ts';
+import type { CommandContext } from './context.ts';
+import { CommandError } from './errors.ts';
+import { duration, offset, statusStyle } from './format.ts';
+import type { Output } from './output.ts';
+
+/** The first occurrence comes this soon after the task is inserted, in seconds. */
+const DUE_IN_SECONDS = 2;
+/** How often the journal is read, in milliseconds. */
+const LOOK_MS = 100;
+/** A run that has not ended by then has failed the demo, in milliseconds. */
+const PATIENCE_MS = 55_000;
+
+/** `agentd demo`. */
+export function register(program: Command, context: CommandContext): void {
+  program
+    .command('demo')
+    .description('watch an agent run a scheduled task, on a database of its own that is removed afterwards')
+    .option('--keep', 'keep the database and say how to look into it')
+    .addHelpText(
+      'after',
+      '\nNothing of yours is touched: the embedded database lives in a new temporary folder on a free port.\n' +
+        'A scripted model answers, unless OPENAI_API_KEY is set: then a real one does (a few cents at most).',
+    )
+    .action(async (options: { keep?: boolean }, command: Command) => {
+      const output = context.output(command.optsWithGlobals<{ json?: boolean }>());
+      await runDemo(context, output, options.keep === true);
+    });
+}
+
+/** Cleans up in the reverse order, whatever happens; a failing one does not stop the others. */
+class Cleanup {
+  readonly #tasks: (() => unknown)[] = [];
+
+  add(task: () => unknown): void {
+    this.#tasks.unshift(task);
+  }
+
+  async run(): Promise<void> {
+    for (const task of this.#tasks) {
+      try {
+        await task();
+      } catch {
+        // What failed before is the reason that a person should see.
+      }
+    }
+  }
+}
+
+async function runDemo(context: CommandContext, output: Output, keep: boolean): Promise<void> {
+  const say = output.json ? context.note : output.line;
+  const cleanup = new Cleanup();
+  const interrupted = watchInterrupt(cleanup);
+  const folder = mkdtempSync(join(tmpdir(), 'agentd-demo-'));
+  try {
+    if (!keep) removeAfterwards(folder, cleanup);
+    const began = performance.now();
+    say('agentd demo: an agent, a schedule, three steps, and the rows that they leave.\n');
+    const config = await configure(context, folder, cleanup, say);
+    const daemon = await start(context, config, cleanup);
+    say(`Database and worker are up after ${duration(performance.now() - began)}.`);
+    interrupted.throwIfAborted();
+    await tell(daemon, output, say, interrupted, { folder, keep });
+  } catch (error) {
+    if (!interrupted.aborted) throw error;
+    throw new CommandError(
+      'Stopped.',
+      keep ? `Its database is in ${folder}.` : 'Nothing is left behind. npm run demo starts it again.',
+    );
+  } finally {
+    await cleanup.run();
+  }
+}
+
+/** A second Ctrl-C, or a reader that stops reading (| head), ends the process at once: the folder goes even then. */
+function removeAfterwards(folder: string, cleanup: Cleanup): void {
+  const remove = (): void => rmSync(folder, { recursive: true, force: true });
+  process.on('exit', remove);
+  cleanup.add(() => {
+    remove();
+    process.off('exit', remove);
+  });
+}
+
+/** Ctrl-C ends the demo as soon as it can end cleanly; a second one ends it at once. */
+function watchInterrupt(cleanup: Cleanup): AbortSignal {
+  const controller = new AbortController();
+  const handle = (): void => {
+    if (controller.signal.aborted) process.exit(1);
+    controller.abort();
+  };
+  process.on('SIGINT', handle);
+  process.on('SIGTERM', handle);
+  cleanup.add(() => {
+    process.off('SIGINT', handle);
+    process.off('SIGTERM', handle);
+  });
+  return controller.signal;
+}
+
+type Say = (text: string) => void;
+
+/** A configuration of the demo's own: of the environment it takes only the model's key and the log level. */
+async function configure(
+  context: CommandContext,
+  folder: string,
+  cleanup: Cleanup,
+  say: Say,
+): Promise<Config> {
+  const { env } = context;
+  let model: Record<string, string | undefined> = {
+    OPENAI_API_KEY: env.OPENAI_API_KEY,
+    OPENAI_BASE_URL: env.OPENAI_BASE_URL,
+  };
+  if (env.OPENAI_API_KEY?.trim()) {
+    say('The model is the one behind your OPENAI_API_KEY: its tokens are real and are paid for.');
+  } else {
+    const { startScriptedModel } = await import('../demo/scripted-model.ts');
+    const scripted = await startScriptedModel();
+    cleanup.add(() => scripted.stop());
+    model = { OPENAI_API_KEY: scripted.apiKey, OPENAI_BASE_URL: scripted.baseUrl };
+    say(
+      'The model is a script on this machine: nothing is sent anywhere, costs are what a real one would take.',
+    );
+  }
+  return loadConfig({
+    ...model,
+    AGENTD_DATA_DIR: folder,
+    AGENTD_EMBEDDED_PORT: '0',
+    AGENTD_DRAIN_SECONDS: '2',
+    AGENTD_LOG_LEVEL: env.AGENTD_LOG_LEVEL || 'silent',
+  });
+}
+
+async function start(context: CommandContext, config: Config, cleanup: Cleanup): Promise<Daemon> {
+  const { startDaemon } = await import('../daemon.ts');
+  const logger = createLogger({
+    level: config.logLevel,
+    destination: { write: (line) => context.note(line.trimEnd()) },
+  });
+  const daemon = await startDaemon(config, { logger, probes: false });
+  cleanup.add(() => daemon.stop());
+  return daemon;
+}
+
+async function tell(
+  daemon: Daemon,
+  output: Output,
+  say: Say,
+  signal: AbortSignal,
+  place: { folder: string; keep: boolean },
+): Promise<void> {
+  const { insertSample, SCHEDULE } = await import('../demo/sample.ts');
+  const { rowsOfRun, printRows } = await import('../demo/rows.ts');
+  const sample = await insertSample(daemon.db, DUE_IN_SECONDS);
+  say(
+    `Inserted: workspace "Demo shop", agent "Iris", three passages of knowledge, and the task "Morning briefing"\n` +
+      `(${SCHEDULE.cron} ${SCHEDULE.timezone}; its first run is due in ${DUE_IN_SECONDS} s). From here on agentd acts alone:\n`,
+  );
+  const run = await watch(daemon, output, say, sample.taskId, signal);
+  const rows = await rowsOfRun(daemon.db, run.id);
+  if (output.json) output.data({ run_id: run.id, status: run.status, rows });
+  else {
+    say('\nThe rows behind it, as any client of the database reads them:');
+    printRows(output, rows);
+  }
+  if (run.status !== 'completed') {
+    throw new CommandError(
+      `The run ${run.status}: ${run.reason ?? run.reason_code ?? 'no reason was given'}`,
+      'Run it again with AGENTD_LOG_LEVEL=debug to see what the worker says.',
+    );
+  }
+  say(whatNext(place));
+}
+
+/** Tells the run's events as they happen; resolves with the ended run. */
+async function watch(daemon: Daemon, output: Output, say: Say, taskId: string, signal: AbortSignal) {
+  const { eventsOf, hasEnded, readJournal } = await import('../demo/watch.ts');
+  const told = new Set<string>();
+  const deadline = performance.now() + PATIENCE_MS;
+  for (;;) {
+    const journal = await readJournal(daemon.db, taskId);
+    for (const event of journal ? eventsOf(journal) : []) {
+      if (told.has(event.key)) continue;
+      told.add(event.key);
+      const since = offset(event.at.getTime() - (journal?.run.created_at.getTime() ?? 0));
+      const style = event.status === null ? (event.depth === 0 ? 'bold' : null) : statusStyle(event.status);
+      say(
+        `${output.paint('dim', since.padStart(8))}  ${'    '.repeat(event.depth)}${output.paint(style, event.text)}`,
+      );
+    }
+    if (journal && hasEnded(journal.run)) return journal.run;
+    if (performance.now() > deadline) {
+      throw new CommandError(
+        `The run had not ended after ${duration(PATIENCE_MS)}${journal ? `: it is ${journal.run.status}` : '; it never began'}.`,
+        'Is the machine very busy? AGENTD_LOG_LEVEL=debug shows what the worker says.',
+      );
+    }
+    await sleep(systemClock, LOOK_MS, signal);
+  }
+}
+
+function whatNext(place: { folder: string; keep: boolean }): string {
+  const kept = `AGENTD_DATA_DIR=${place.folder} AGENTD_EMBEDDED_PORT=0`;
+  const look = place.keep
+    ? `The database was kept. Look into it, then delete ${place.folder}:
+
+  ${kept} npm run agentd -- runs list
+  ${kept} npm run agentd -- status`
+    : `The demo's database is gone now; npm run demo -- --keep leaves it for you to look into.`;
+  return `
+${look}
+
+Try next, with a database that stays:
+
+  export OPENAI_API_KEY=…            your key, or that of any OpenAI-compatible endpoint with OPENAI_BASE_URL
+  npm run agentd -- start            the worker, on an embedded database in ./.agentd
+  psql "postgres://postgres@127.0.0.1:54329/postgres?sslmode=disable"
+
+  insert into agents (name, instructions, model) values ('Max', 'You answer in one line.', 'gpt-4o-mini');
+  insert into agent_tasks (agent_id, name, instructions)
+    select id, 'Haiku', 'Write a haiku about queues.' from agents where name = 'Max';
+  select run_task(id) from agent_tasks where name = 'Haiku';
+  select status, reason, output ->> 'text' from task_runs order by created_at desc limit 1;
+
+docs/sql-interface.md explains every table and function.`;
+}

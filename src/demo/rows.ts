@@ -1,0 +1,118 @@
+/** The rows behind a run, printed as an application would select them. */
+import { cost, count, cut, duration, orDash, statusStyle, time } from '../commands/format.ts';
+import { type Column, type Output, oneLine } from '../commands/output.ts';
+import type { Queryable } from '../db/database.ts';
+
+type Row = Readonly<Record<string, unknown>>;
+/** A table of the database and the statement that reads it: what is printed is what the reader can run. */
+type Section = { readonly table: string; readonly sql: string; readonly columns: readonly Column<Row>[] };
+
+const text = (name: string, width = 40): Column<Row> => ({
+  title: name,
+  value: (row) => cut(oneLine(orDash(row[name] === null ? null : String(row[name]))), width),
+});
+const number = (name: string, show: (value: number) => string = count): Column<Row> => ({
+  title: name,
+  align: 'right',
+  value: (row) => (row[name] === null ? '–' : show(Number(row[name]))),
+});
+const json = (name: string, width: number): Column<Row> => ({
+  title: name,
+  value: (row) => cut(oneLine(JSON.stringify(row[name]) ?? '–'), width),
+});
+const status: Column<Row> = {
+  title: 'status',
+  value: (row) => String(row.status),
+  style: (row) => statusStyle(String(row.status)),
+};
+
+const SECTIONS: readonly Section[] = [
+  {
+    table: 'task_runs',
+    sql: `select trigger, status, current_step, turns, tool_calls, prompt_tokens, completion_tokens, cost_micros
+            from task_runs where id = $1`,
+    columns: [
+      text('trigger'),
+      status,
+      number('current_step'),
+      number('turns'),
+      number('tool_calls'),
+      number('prompt_tokens'),
+      number('completion_tokens'),
+      number('cost_micros', cost),
+    ],
+  },
+  {
+    table: 'task_step_runs',
+    sql: `select step_order, step_name, status, attempt, duration_ms, result ->> 'text' as result
+            from task_step_runs where run_id = $1 order by step_order`,
+    columns: [
+      number('step_order'),
+      text('step_name'),
+      status,
+      number('attempt'),
+      number('duration_ms', duration),
+      text('result', 56),
+    ],
+  },
+  {
+    table: 'llm_calls',
+    sql: `select step_order, turn, model, status, finish_reason, prompt_tokens, completion_tokens, cost_micros, latency_ms
+            from llm_calls where run_id = $1 order by step_order, turn`,
+    columns: [
+      number('step_order'),
+      number('turn'),
+      text('model'),
+      status,
+      text('finish_reason'),
+      number('prompt_tokens'),
+      number('completion_tokens'),
+      number('cost_micros', cost),
+      number('latency_ms', duration),
+    ],
+  },
+  {
+    table: 'tool_calls',
+    sql: `select step_order, tool_name, status, arguments, result ->> 'content' as result
+            from tool_calls where run_id = $1 order by step_order, turn, call_index`,
+    columns: [number('step_order'), text('tool_name'), status, json('arguments', 40), text('result', 44)],
+  },
+  {
+    table: 'chat_messages',
+    sql: `select c.name as channel, a.name as sender, m.content
+            from chat_messages m
+            join chat_channels c on c.id = m.channel_id
+            left join agents a on a.id = m.sender_agent_id
+           where m.metadata ->> 'run_id' = $1::text order by m.created_at`,
+    columns: [text('channel'), text('sender'), text('content', 90)],
+  },
+  {
+    table: 'agent_tasks',
+    sql: `select t.name, t.status, t.cron_expression, t.timezone, t.total_executions, t.next_run_at
+            from agent_tasks t join task_runs r on r.task_id = t.id where r.id = $1`,
+    columns: [
+      text('name'),
+      status,
+      text('cron_expression'),
+      text('timezone'),
+      number('total_executions'),
+      { title: 'next_run_at', value: (row) => time(row.next_run_at as Date | null) },
+    ],
+  },
+];
+
+/** The rows of a run by table, read in one snapshot of each table. */
+export async function rowsOfRun(db: Queryable, runId: string): Promise<Record<string, readonly Row[]>> {
+  const rows: Record<string, readonly Row[]> = {};
+  for (const section of SECTIONS) rows[section.table] = await db.query<Row>(section.sql, [runId]);
+  return rows;
+}
+
+/** Prints them as small tables, each under its name. */
+export function printRows(output: Output, rows: Readonly<Record<string, readonly Row[]>>): void {
+  for (const { table, columns } of SECTIONS) {
+    output.line();
+    output.line(output.paint('bold', table));
+    output.table(rows[table] ?? [], columns, 'no rows');
+  }
+}

@@ -1,0 +1,123 @@
+/**
+ * The model of the demo where there is no key: a local server that speaks the chat completions protocol and
+ * answers from a script. Everything but the text of the answers is real: requests, tool calls, tokens, journal.
+ */
+import { sleep, systemClock } from '../clock.ts';
+import { CommandError } from '../commands/errors.ts';
+import { CHANNEL, SCHEDULE, STEPS } from './sample.ts';
+
+/** Every answer takes this long, in milliseconds: a person should be able to follow. */
+const THINKING_MS = 500;
+
+export type ScriptedModel = { readonly baseUrl: string; readonly apiKey: string; stop(): Promise<void> };
+
+type Request = {
+  readonly messages: readonly { readonly role: string; readonly content: unknown }[];
+};
+
+/** Starts the server on a free port of loopback. Throws CommandError where the package is not installed. */
+export async function startScriptedModel(): Promise<ScriptedModel> {
+  const { LLMock } = await loadMock();
+  const mock = new LLMock({ port: 0, host: '127.0.0.1' });
+  for (const { step, afterTools, answer } of script()) {
+    mock.on(
+      {
+        predicate: (request: Request) => userText(request).includes(step.instructions),
+        hasToolResult: afterTools,
+      },
+      async (request: Request) => {
+        await sleep(systemClock, THINKING_MS);
+        return answer(request);
+      },
+    );
+  }
+  await mock.start();
+  return { baseUrl: `${mock.url}/v1`, apiKey: 'sk-scripted-model', stop: () => mock.stop() };
+}
+
+type Answer = { readonly content: string; readonly toolCalls?: { name: string; arguments: string }[] };
+type Scene = {
+  readonly step: { readonly instructions: string };
+  /** Whether the step's tools have answered. */
+  readonly afterTools: boolean;
+  readonly answer: (request: Request) => Answer;
+};
+
+function script(): readonly Scene[] {
+  const [findOut, write, post] = STEPS;
+  return [
+    {
+      step: findOut,
+      afterTools: false,
+      answer: () =>
+        calls(
+          { name: 'current_time', arguments: { timezone: SCHEDULE.timezone } },
+          { name: 'search_knowledge', arguments: { query: 'late deliveries refunds' } },
+        ),
+    },
+    {
+      step: findOut,
+      afterTools: true,
+      answer: (request) => ({ content: `It is ${clockOf(request)} in Berlin.\n${rulesOf(request)}` }),
+    },
+    { step: write, afterTools: false, answer: (request) => ({ content: briefing(userText(request)) }) },
+    {
+      step: post,
+      afterTools: false,
+      answer: (request) =>
+        calls({
+          name: 'send_message',
+          arguments: { channel: CHANNEL, content: briefing(userText(request)) },
+        }),
+    },
+    { step: post, afterTools: true, answer: () => ({ content: `I posted the briefing to #${CHANNEL}.` }) },
+  ];
+}
+
+function calls(...list: { name: string; arguments: object }[]): Answer {
+  return {
+    content: '',
+    toolCalls: list.map((call) => ({ name: call.name, arguments: JSON.stringify(call.arguments) })),
+  };
+}
+
+async function loadMock(): Promise<typeof import('@copilotkit/aimock')> {
+  try {
+    return await import('@copilotkit/aimock');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error;
+    throw new CommandError(
+      'The scripted model of the demo is not part of a production install.',
+      'Set OPENAI_API_KEY to watch a real model instead, or run npm ci && npm run demo in a checkout.',
+    );
+  }
+}
+
+function userText({ messages }: Request): string {
+  const content = messages.findLast((message) => message.role === 'user')?.content;
+  return typeof content === 'string' ? content : '';
+}
+
+function toolTexts({ messages }: Request): string[] {
+  return messages.flatMap(({ role, content }) =>
+    role === 'tool' && typeof content === 'string' ? [content] : [],
+  );
+}
+
+/** Hours and minutes out of what current_time answered. */
+function clockOf(request: Request): string {
+  return /\b\d{1,2}:\d{2}\b/.exec(toolTexts(request).join('\n'))?.[0] ?? 'time to start';
+}
+
+/** The passages that search_knowledge found, each as a line; the scripted model invents nothing. */
+function rulesOf(request: Request): string {
+  const passages = toolTexts(request).flatMap((text) => [...text.matchAll(/^\[.*handbook.*\]\n(.+)$/gim)]);
+  return passages.map((match) => `- ${match[1]}`).join('\n') || '- The handbook says nothing about it.';
+}
+
+/** The briefing, from the results of earlier steps that the request quotes. */
+function briefing(text: string): string {
+  const at = /It is (\d{1,2}:\d{2})/.exec(text)?.[1];
+  const rules = [...new Set([...text.matchAll(/^- (.+)$/gm)].map((match) => match[1]))].slice(0, 2);
+  return [`Good morning${at ? `, it is ${at}` : ''}.`, ...rules.map((rule) => `- ${rule}`)].join('\n');
+}

@@ -1,0 +1,87 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative, sep } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { expect, test } from 'vitest';
+
+const src = fileURLToPath(new URL('../src', import.meta.url));
+
+/** For each part of the house, the parts that it may import beside itself. What is not listed here is nobody's yet. */
+const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
+  cli: ['commands', 'version'],
+  commands: ['daemon', 'config', 'db', 'providers', 'schedule', 'telemetry', 'clock', 'version'],
+  daemon: [
+    'jobs',
+    'services',
+    'queue',
+    'pipelines',
+    'providers',
+    'db',
+    'schedule',
+    'telemetry',
+    'config',
+    'clock',
+    'version',
+  ],
+  jobs: ['pipelines', 'queue', 'providers', 'db', 'schedule', 'telemetry', 'config', 'clock'],
+  services: ['queue', 'pipelines', 'providers', 'db', 'schedule', 'telemetry', 'config', 'clock'],
+  pipelines: ['providers', 'db', 'schedule', 'telemetry', 'config', 'clock', 'queue'],
+  queue: ['db', 'telemetry', 'config', 'clock'],
+  telemetry: ['db', 'config'],
+  providers: ['config', 'clock'],
+  schedule: [],
+  db: ['config', 'clock'],
+  config: [],
+  clock: [],
+  version: [],
+};
+
+/** The first folder below src, or the name of a file that stands there alone. */
+const partOf = (file: string): string => (relative(src, file).split(sep)[0] ?? '').replace(/\.ts$/, '');
+
+type Edge = { readonly from: string; readonly to: string; readonly file: string; readonly imported: string };
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' })
+  .filter((file) => file.endsWith('.ts'))
+  .map((file) => join(src, file));
+
+const edges: Edge[] = files.flatMap((file) => {
+  const source = readFileSync(file, 'utf8')
+    .replace(/\/\*[\s\S]*?\*\//g, '')
+    .replace(/^\s*\/\/.*$/gm, '');
+  return [...source.matchAll(/(?:\bfrom\s+|\bimport\s+|\bimport\(\s*)'(\.{1,2}\/[^']+)'/g)].map((match) => {
+    const imported = join(dirname(file), match[1] ?? '');
+    return {
+      from: partOf(file),
+      to: partOf(imported),
+      file: relative(src, file),
+      imported: relative(src, imported),
+    };
+  });
+});
+
+test('dependencies between the parts of the house point one way', () => {
+  expect(edges.length).toBeGreaterThan(50);
+  const wrong = edges
+    .filter((edge) => edge.from !== edge.to && !MAY_IMPORT[edge.from]?.includes(edge.to))
+    .map((edge) => `${edge.file} imports ${edge.imported}`);
+  expect(wrong).toEqual([]);
+});
+
+test('the rule itself has no cycle', () => {
+  const visit = (part: string, path: readonly string[]): void => {
+    expect(path, `${[...path, part].join(' → ')} is a cycle`).not.toContain(part);
+    for (const next of MAY_IMPORT[part] ?? []) visit(next, [...path, part]);
+  };
+  for (const part of Object.keys(MAY_IMPORT)) visit(part, []);
+});
+
+test('every part of the house is in the rule', () => {
+  expect([...new Set(files.map(partOf))].filter((part) => !(part in MAY_IMPORT))).toEqual([]);
+});
+
+test('only the configuration and the command line read the environment', () => {
+  const readers = files
+    .filter((file) => /\bprocess\.env\b/.test(readFileSync(file, 'utf8').replace(/\/\*[\s\S]*?\*\//g, '')))
+    .map((file) => relative(src, file));
+  expect(readers.toSorted()).toEqual(['cli.ts', 'config.ts']);
+});

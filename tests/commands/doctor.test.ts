@@ -1,0 +1,160 @@
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { emptyDatabase, onServer, type TestDatabase, testDatabase } from '../support/database.ts';
+import { agentd, insertTenant, json } from './support.ts';
+
+type Report = {
+  ok: boolean;
+  checks: { name: string; status: string; message: string; next_step: string | null }[];
+  configuration: Record<string, string>;
+};
+
+const KEY = 'sk-test-0123456789abcdef0123';
+const HEX = 'ab'.repeat(32);
+let db: TestDatabase;
+let endpoint: Server;
+let answer = 200;
+let baseUrl = '';
+
+beforeAll(async () => {
+  db = await testDatabase();
+  endpoint = createServer((request, response) => {
+    const known = request.headers.authorization === `Bearer ${KEY}` && request.url === '/v1/models';
+    response.writeHead(known ? answer : 418).end('{"data":[]}');
+  });
+  await new Promise<void>((resolve) => endpoint.listen(0, '127.0.0.1', resolve));
+  baseUrl = `http://127.0.0.1:${(endpoint.address() as AddressInfo).port}/v1`;
+});
+afterEach(() => {
+  answer = 200;
+});
+afterAll(async () => {
+  endpoint.closeAllConnections();
+  await new Promise((resolve) => endpoint.close(resolve));
+  await db.dispose();
+});
+
+async function doctor(
+  env: Record<string, string> = {},
+): Promise<Report & { code: number | null; of(name: string): string | undefined }> {
+  const outcome = await agentd(['doctor', '--json'], {
+    DATABASE_URL: db.url,
+    OPENAI_API_KEY: KEY,
+    OPENAI_BASE_URL: baseUrl,
+    ENCRYPTION_KEY: HEX,
+    ...env,
+  });
+  const report = json<Report>(outcome);
+  return {
+    ...report,
+    code: outcome.code,
+    of: (name) => report.checks.find((check) => check.name === name)?.status,
+  };
+}
+
+test('a healthy installation passes every check, and only the absent worker is a warning', async () => {
+  const report = await doctor();
+  expect(
+    report.checks.filter((check) => !['ok', 'skip'].includes(check.status)).map((check) => check.name),
+  ).toEqual(['workers']);
+  expect(report.of('enqueue')).toBe('ok');
+  expect(report.of('notifications')).toBe(onServer ? 'ok' : 'skip');
+  expect([report.ok, report.code]).toEqual([true, 0]);
+});
+
+test('the self-test leaves nothing behind', async () => {
+  const rows = () =>
+    db.query(
+      'select (select count(*) from auth.users) as users, (select count(*) from public.task_runs) as runs, (select count(*) from pgboss.job) as jobs',
+    );
+  const before = await rows();
+  await doctor();
+  expect(await rows()).toEqual(before);
+});
+
+test('a disabled trigger fails the checks by name', async () => {
+  await db.query('alter table public.task_runs disable trigger prepare_run');
+  try {
+    const report = await doctor();
+    expect(report.code).toBe(1);
+    expect(report.checks.find((check) => check.name === 'triggers')?.message).toContain(
+      'task_runs.prepare_run',
+    );
+    expect(report.of('enqueue')).toBe('fail');
+  } finally {
+    await db.query('alter table public.task_runs enable trigger prepare_run');
+  }
+});
+
+test('a missing queue fails the enqueue self-test although every table is there', async () => {
+  await db.query(`update pgboss.queue set name = 'elsewhere' where name = 'task-run'`);
+  try {
+    expect((await doctor()).of('enqueue')).toBe('fail');
+  } finally {
+    await db.query(`update pgboss.queue set name = 'task-run' where name = 'elsewhere'`);
+  }
+});
+
+test('a refused key, an endpoint without a list and one that is away are told apart', async () => {
+  answer = 401;
+  expect((await doctor()).of('model endpoint')).toBe('fail');
+  answer = 404;
+  expect((await doctor()).of('model endpoint')).toBe('warn');
+  expect((await doctor({ OPENAI_BASE_URL: 'http://127.0.0.1:1/v1' })).of('model endpoint')).toBe('fail');
+  expect((await doctor({ OPENAI_API_KEY: '' })).of('model endpoint')).toBe('warn');
+});
+
+test('plain-text keys in the tables are counted', async () => {
+  const { workspace } = await insertTenant(db, 'Plain');
+  const before = (await doctor()).of('stored secrets');
+  await db.query(
+    `insert into public.workspace_llm_config (workspace_id, provider, api_key) values ($1, 'openai', 'sk-in-plain-text')`,
+    [workspace],
+  );
+  const report = await doctor();
+  expect([before, report.of('stored secrets')]).toEqual(['ok', 'warn']);
+});
+
+test('an unusable encryption key fails, and no secret is ever printed', async () => {
+  const bad = await agentd(['doctor'], {
+    DATABASE_URL: db.url,
+    OPENAI_API_KEY: KEY,
+    OPENAI_BASE_URL: baseUrl,
+    ENCRYPTION_KEY: 'tooshort',
+  });
+  expect(bad.code).toBe(1);
+  expect(bad.stdout).toMatch(/fail {2}encryption keys/);
+  const good = await agentd(['doctor'], {
+    DATABASE_URL: db.url,
+    OPENAI_API_KEY: KEY,
+    OPENAI_BASE_URL: baseUrl,
+    ENCRYPTION_KEY: HEX,
+  });
+  for (const secret of [KEY, HEX, 'tooshort'])
+    expect(bad.stdout + good.stdout + good.stderr).not.toContain(secret);
+});
+
+test('an empty database: what can be asked is asked, the rest is skipped, and the next step is said', async () => {
+  const empty = await emptyDatabase();
+  try {
+    const report = await doctor({ DATABASE_URL: empty.url });
+    expect([report.code, report.of('server'), report.of('migrations'), report.of('enqueue')]).toEqual([
+      1,
+      'ok',
+      'fail',
+      'skip',
+    ]);
+    expect(report.checks.find((check) => check.name === 'migrations')?.next_step).toContain(
+      'agentd migrate up',
+    );
+  } finally {
+    await empty.dispose();
+  }
+});
+
+test('an unreachable database fails, and the other checks are made all the same', async () => {
+  const report = await doctor({ DATABASE_URL: 'postgres://u:hunter2secret@127.0.0.1:1/x' });
+  expect([report.code, report.of('database'), report.of('model endpoint')]).toEqual([1, 'fail', 'ok']);
+  expect(JSON.stringify(report)).not.toContain('hunter2secret');
+});

@@ -1,0 +1,45 @@
+import { expect, test } from 'vitest';
+import { createMetrics } from '../../src/telemetry/metrics.ts';
+
+test('what is recorded is exported under its labels', async () => {
+  const metrics = createMetrics();
+  metrics.jobs.settled('task-run', 'completed', 0.2);
+  metrics.runs.finished('failed', 'invalid_api_key', 3);
+  metrics.modelCalls.finished('openai', 'gpt-test', 'completed', 1, 100, 20, 1234);
+  metrics.schedule.inserted(3, 0.5);
+  const text = await metrics.registry.metrics();
+  expect(text).toContain('agentd_jobs_total{queue="task-run",outcome="completed"} 1');
+  expect(text).toContain('agentd_runs_total{status="failed",reason_code="invalid_api_key"} 1');
+  expect(text).toContain('agentd_model_prompt_tokens_total{provider="openai",model="gpt-test"} 100');
+  expect(text).toContain('agentd_model_cost_micros_total{provider="openai",model="gpt-test"} 1234');
+  expect(text).toContain('agentd_schedule_runs_inserted_total 3');
+});
+
+test('names that tenants choose cannot grow the number of series without bound', async () => {
+  const metrics = createMetrics({ maxLabelValues: 5, builtInTools: ['current_time'] });
+  for (let i = 0; i < 1000; i++) {
+    metrics.modelCalls.finished(`provider-${i}`, `model-${i}`, 'completed', 1, 1, 1, 1);
+    metrics.toolCalls.finished(`tenant_tool_${i}`, 'completed', 1);
+    metrics.runs.finished('failed', `reason-${i}`, 1);
+    metrics.databaseErrors.inc(`where-${i}`);
+  }
+  metrics.toolCalls.finished('current_time', 'completed', 1);
+  const text = await metrics.registry.metrics();
+  expect(text).toContain('agentd_tool_calls_total{tool="other",outcome="completed"} 1000');
+  expect(text).toContain('agentd_tool_calls_total{tool="current_time",outcome="completed"} 1');
+  expect(text.split('\n').filter((line) => line.startsWith('agentd_model_calls_total{'))).toHaveLength(6);
+  expect(text.split('\n').filter((line) => line.startsWith('agentd_runs_total{'))).toHaveLength(6);
+});
+
+test('a measurement that went wrong never throws into the work that it measures', async () => {
+  const metrics = createMetrics();
+  metrics.jobs.settled('task-run', 'completed', -1);
+  metrics.modelCalls.finished('p', 'm', 'completed', Number.NaN, -5, Number.POSITIVE_INFINITY, Number.NaN);
+  expect(await metrics.registry.metrics()).not.toMatch(/NaN|Infinity|-\d+\n/);
+});
+
+test('two registries share nothing', async () => {
+  const [a, b] = [createMetrics(), createMetrics()];
+  a.schedule.skipped(1);
+  expect(await b.registry.metrics()).toContain('agentd_schedule_runs_skipped_total 0');
+});
