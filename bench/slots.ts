@@ -4,6 +4,7 @@
  * The ideal is the makespan of list scheduling: the same durations in the same order, each given to the slot that is free first.
  * Statements are counted where they leave for the server, BEGIN and COMMIT among them.
  */
+import { createRequire } from 'node:module';
 import { setTimeout as wait } from 'node:timers/promises';
 import pg from 'pg';
 import { PgBoss } from 'pg-boss';
@@ -78,19 +79,27 @@ export async function bench(): Promise<Result> {
   };
 }
 
-/** Counts what is sent by every client of `pg` in this process. */
+// the product's own copy of the driver; the peers have theirs
+const productPg = createRequire(new URL('../src/db/database.ts', import.meta.url))('pg') as typeof pg;
+
+/** Counts what is sent by every client of either driver in this process. */
 async function countStatements(work: () => Promise<void>): Promise<number> {
-  const prototype = pg.Client.prototype as unknown as { query: (...args: unknown[]) => unknown };
-  const original = prototype.query;
   let count = 0;
-  prototype.query = function (this: unknown, ...args: unknown[]) {
-    count++;
-    return original.apply(this, args);
-  };
+  const undo = [...new Set([pg.Client.prototype, productPg.Client.prototype])].map((prototype) => {
+    const countable = prototype as unknown as { query: (...args: unknown[]) => unknown };
+    const original = countable.query;
+    countable.query = function (this: unknown, ...args: unknown[]) {
+      count++;
+      return original.apply(this, args);
+    };
+    return () => {
+      countable.query = original;
+    };
+  });
   try {
     await work();
   } finally {
-    prototype.query = original;
+    for (const put of undo) put();
   }
   return count;
 }

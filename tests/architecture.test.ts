@@ -35,8 +35,14 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   version: [],
 };
 
+/** Folders that belong to another part: the demo is one command, too long for one file. */
+const BELONGS_TO: Readonly<Record<string, string>> = { demo: 'commands' };
+
 /** The first folder below src, or the name of a file that stands there alone. */
-const partOf = (file: string): string => (relative(src, file).split(sep)[0] ?? '').replace(/\.ts$/, '');
+const partOf = (file: string): string => {
+  const first = (relative(src, file).split(sep)[0] ?? '').replace(/\.ts$/, '');
+  return BELONGS_TO[first] ?? first;
+};
 
 type Edge = { readonly from: string; readonly to: string; readonly file: string; readonly imported: string };
 

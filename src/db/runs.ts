@@ -84,6 +84,8 @@ export type JournaledToolCall = {
   readonly call_index: number;
   readonly provider_call_id: string;
   readonly tool_name: string;
+  readonly source: string;
+  readonly effect: 'read' | 'idempotent' | 'write';
   readonly arguments: unknown;
   readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   readonly result: unknown;
@@ -285,10 +287,11 @@ export type StepChange = {
 export type ModelCallChange = {
   order: number;
   turn: number;
-  provider: string;
-  model: string;
+  /** Null for a call that was never made. */
+  provider: string | null;
+  model: string | null;
   model_id: string | null;
-  credential_source: string;
+  credential_source: string | null;
   status: 'started' | 'waiting' | 'completed' | 'failed';
   attempt: number;
   response?: unknown;
@@ -341,6 +344,8 @@ export type Checkpoint = {
   run: string;
   epoch: number;
   seq: number;
+  /** Whether something was finished: only that shows that the run gets on. */
+  progress: boolean;
   current_step: number;
   turns: number;
   tool_calls: number;
@@ -369,7 +374,7 @@ const CHECKPOINT: Statement = {
   text: `
 with item as materialized (
   select x.* from jsonb_to_recordset($1::jsonb) as x (
-    run uuid, epoch integer, seq integer, current_step integer, turns integer, tool_calls integer,
+    run uuid, epoch integer, seq integer, progress boolean, current_step integer, turns integer, tool_calls integer,
     prompt_tokens bigint, completion_tokens bigint, cost_micros bigint,
     steps jsonb, llm jsonb, tools jsonb, usage jsonb, messages jsonb, "end" jsonb)
 ),
@@ -377,7 +382,7 @@ with item as materialized (
 run as (
   update public.task_runs r
      set journal_seq = r.journal_seq + 1,
-         claims_without_progress = 0,
+         claims_without_progress = case when i.progress then 0 else r.claims_without_progress end,
          current_step = i.current_step,
          turns = r.turns + i.turns,
          tool_calls = r.tool_calls + i.tool_calls,
@@ -429,8 +434,9 @@ llm as (
       prompt_tokens integer, completion_tokens integer, cached_tokens integer, cost_micros bigint, latency_ms integer,
       error_code text, error text)
   on conflict (idempotency_key) do update
-     set provider = excluded.provider, model = excluded.model, llm_model_id = excluded.llm_model_id,
-         credential_source = excluded.credential_source, status = excluded.status, attempt = excluded.attempt,
+     set provider = coalesce(excluded.provider, l.provider), model = coalesce(excluded.model, l.model),
+         llm_model_id = coalesce(excluded.llm_model_id, l.llm_model_id),
+         credential_source = coalesce(excluded.credential_source, l.credential_source), status = excluded.status, attempt = excluded.attempt,
          response = excluded.response, finish_reason = excluded.finish_reason, prompt_tokens = excluded.prompt_tokens,
          completion_tokens = excluded.completion_tokens, cached_tokens = excluded.cached_tokens,
          cost_micros = excluded.cost_micros, latency_ms = excluded.latency_ms, error_code = excluded.error_code,

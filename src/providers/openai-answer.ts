@@ -111,9 +111,13 @@ function readUsage(usage: unknown): ModelUsage {
   };
 }
 
+/** A provider that reports more than this is wrong; the journal's columns end at 2^31. */
+const MOST_TOKENS = 1_000_000_000;
+
 function count(value: unknown): number {
   const number = typeof value === 'string' ? Number(value) : value;
-  return typeof number === 'number' && Number.isFinite(number) && number > 0 ? Math.round(number) : 0;
+  if (typeof number !== 'number' || !(number > 0)) return 0;
+  return Math.min(Math.round(number), MOST_TOKENS);
 }
 
 function bad(what: string): ProviderError {

@@ -79,6 +79,8 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
   const providerLabel = boundedLabel(max);
   const reasonLabel = boundedLabel(max);
   const whereLabel = boundedLabel(max);
+  // error codes of tools and providers come from outside as well
+  const outcomeLabel = boundedLabel(max);
 
   const counter = <L extends string>(name: string, help: string, labelNames: readonly L[]) =>
     new Counter<L>({ name, help, labelNames: [...labelNames], registers });
@@ -189,7 +191,8 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
       skipped: (count) => skipped.inc(amount(count)),
     },
     modelCalls: {
-      finished(rawProvider, rawModel, outcome, seconds, prompt, completion, costMicros) {
+      finished(rawProvider, rawModel, rawOutcome, seconds, prompt, completion, costMicros) {
+        const outcome = outcomeLabel(rawOutcome);
         const labels = { provider: providerLabel(rawProvider), model: modelLabel(rawModel) };
         modelCalls.inc({ ...labels, outcome });
         modelSeconds.observe(labels, amount(seconds));
@@ -199,7 +202,8 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
       },
     },
     toolCalls: {
-      finished(rawTool, outcome, seconds) {
+      finished(rawTool, rawOutcome, seconds) {
+        const outcome = outcomeLabel(rawOutcome);
         const tool = builtIn.has(rawTool) ? rawTool : 'other';
         toolCalls.inc({ tool, outcome });
         toolSeconds.observe({ tool }, amount(seconds));

@@ -148,7 +148,7 @@ function lastMessage(request: RecordedRequest | undefined): ChatMessage | undefi
 /** The run failed with this code, says so in a sentence, and nothing of it is open or asked for again. */
 async function expectFailure(marker: string, code: string, requests: number): Promise<Run> {
   const run = await runOf(marker);
-  expect(run).toMatchObject({ status: 'failed', reason_code: code });
+  expect(run).toMatchObject({ status: 'failed', reason_code: code, lease_epoch: 1 });
   expect(run.reason).toMatch(/^Step 1 .*[.]$/s);
   expect(await openRows(db, run.id)).toEqual([]);
   expect(requestsOf(marker)).toHaveLength(requests);
@@ -157,7 +157,8 @@ async function expectFailure(marker: string, code: string, requests: number): Pr
 
 async function expectSuccess(marker: string, text: string, requests: number): Promise<Run> {
   const run = await runOf(marker);
-  expect(run).toMatchObject({ status: 'completed', output: { text } });
+  // A second epoch would mean that a worker fell over it and the lease had to lapse.
+  expect(run).toMatchObject({ status: 'completed', output: { text }, lease_epoch: 1 });
   expect(await openRows(db, run.id)).toEqual([]);
   expect(requestsOf(marker)).toHaveLength(requests);
   return run;

@@ -55,7 +55,7 @@ export type ToolCall = {
 };
 
 const ENDED = ['completed', 'failed', 'cancelled', 'skipped'];
-const DEADLINE_MS = 30_000;
+const DEADLINE_MS = 20_000;
 
 /** One run's row, or null. */
 export async function findRun(db: Queryable, id: string): Promise<Run | null> {
@@ -110,7 +110,7 @@ export async function openRows(db: Queryable, id: string): Promise<string[]> {
  * Resolves with the run as soon as it is in one of the states (by default: has ended).
  *
  * On a server it waits for the notification that applications follow; states that are not announced, and
- * the embedded database, are looked at every few milliseconds. Rejects after 30 s with the run as it is.
+ * the embedded database, are looked at every few milliseconds. Rejects after 20 s with the run as it is.
  */
 export async function waitForRun(db: Database, id: string, states: readonly string[] = ENDED): Promise<Run> {
   const announced = states.every((state) => ENDED.includes(state));
@@ -132,7 +132,7 @@ export async function waitForRun(db: Database, id: string, states: readonly stri
   }
 }
 
-/** Resolves with what `look` gives once that is not null, false or undefined; rejects after 30 s. */
+/** Resolves with what `look` gives once that is not null, false or undefined; rejects after 20 s. */
 export async function until<T>(
   what: string,
   look: () => T | Promise<T>,

@@ -20,6 +20,7 @@ test('names that tenants choose cannot grow the number of series without bound',
   for (let i = 0; i < 1000; i++) {
     metrics.modelCalls.finished(`provider-${i}`, `model-${i}`, 'completed', 1, 1, 1, 1);
     metrics.toolCalls.finished(`tenant_tool_${i}`, 'completed', 1);
+    metrics.toolCalls.finished('mine', `code-${i}`, 1);
     metrics.runs.finished('failed', `reason-${i}`, 1);
     metrics.databaseErrors.inc(`where-${i}`);
   }
@@ -28,6 +29,10 @@ test('names that tenants choose cannot grow the number of series without bound',
   expect(text).toContain('agentd_tool_calls_total{tool="other",outcome="completed"} 1000');
   expect(text).toContain('agentd_tool_calls_total{tool="current_time",outcome="completed"} 1');
   expect(text.split('\n').filter((line) => line.startsWith('agentd_model_calls_total{'))).toHaveLength(6);
+  // four codes and 'completed' fill the bound, the rest are one
+  expect(
+    text.split('\n').filter((line) => line.startsWith('agentd_tool_calls_total{tool="other"')),
+  ).toHaveLength(6);
   expect(text.split('\n').filter((line) => line.startsWith('agentd_runs_total{'))).toHaveLength(6);
 });
 

@@ -23,6 +23,17 @@ export class RunLost extends Error {
   }
 }
 
+/** The database refused a checkpoint for what is in it; nothing of it was written, and the run can still be ended. */
+export class JournalRefused extends Error {
+  override readonly name = 'JournalRefused';
+  constructor(cause: unknown) {
+    super(
+      `The database refused what the run wrote: ${cause instanceof Error ? cause.message : String(cause)}`,
+      { cause },
+    );
+  }
+}
+
 /** Writes one checkpoint; the database decides whether it is applied. */
 export type CheckpointWriter = (checkpoint: Checkpoint) => Promise<CheckpointResult>;
 
@@ -30,21 +41,38 @@ export class RunJournal {
   readonly #write: CheckpointWriter;
   #next: Checkpoint;
   #dirty = false;
+  /** Rows that say started or waiting, by their place; a run that ends closes them. */
+  readonly #openSteps = new Map<number, StepChange>();
+  readonly #openCalls = new Map<string, ModelCallChange>();
+  readonly #openTools = new Map<string, ToolCallChange>();
 
-  constructor(run: Pick<ClaimedRun, 'id' | 'lease_epoch' | 'journal_seq'>, write: CheckpointWriter) {
+  constructor(
+    run: Pick<ClaimedRun, 'id' | 'lease_epoch' | 'journal_seq' | 'steps' | 'journal'>,
+    write: CheckpointWriter,
+  ) {
     this.#write = write;
     this.#next = empty(run.id, run.lease_epoch, run.journal_seq, 1);
+    this.#adopt(run);
   }
 
   /** The state of a step. Later calls for the same step in one flush add to earlier ones. */
   step(change: StepChange): void {
     this.#next.current_step = change.order;
+    if (change.status === 'running') this.#openSteps.set(change.order, change);
+    else {
+      this.#openSteps.delete(change.order);
+      this.#next.progress = true;
+    }
     merge(this.#next.steps, change, (s) => s.order === change.order);
     this.#dirty = true;
   }
 
   /** The state of a model call: started before it is made, then its outcome. Adds its tokens to the run. */
   modelCall(change: ModelCallChange): void {
+    const place = `${change.order}:${change.turn}`;
+    if (isOpen(change.status)) this.#openCalls.set(place, change);
+    else this.#openCalls.delete(place);
+    if (change.status === 'completed') this.#next.progress = true;
     merge(this.#next.llm, change, (c) => c.order === change.order && c.turn === change.turn);
     if (change.status === 'completed') {
       this.#next.turns += 1;
@@ -70,6 +98,12 @@ export class RunJournal {
 
   /** The state of a tool call. */
   toolCall(change: ToolCallChange): void {
+    const place = `${change.order}:${change.turn}:${change.index}`;
+    if (isOpen(change.status)) this.#openTools.set(place, change);
+    else {
+      this.#openTools.delete(place);
+      this.#next.progress = true;
+    }
     merge(
       this.#next.tools,
       change,
@@ -95,6 +129,7 @@ export class RunJournal {
   end(end: NonNullable<Checkpoint['end']>): void {
     this.#next.end = end;
     if (end.status === 'completed' || end.status === 'failed') {
+      this.#close(end.reason_code, end.reason);
       this.#usage('task_run', 1, 0, { key: `run:${this.#next.run}`, status: end.status });
     }
     this.#dirty = true;
@@ -106,8 +141,83 @@ export class RunJournal {
     const checkpoint = this.#next;
     this.#dirty = false;
     this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq + 1, checkpoint.current_step);
-    const result = await this.#write(checkpoint);
+    let result: CheckpointResult;
+    try {
+      result = await this.#write(checkpoint);
+    } catch (error) {
+      // Not applied: the next checkpoint takes its place.
+      this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq, checkpoint.current_step);
+      throw new JournalRefused(error);
+    }
     if (!result.applied) throw new RunLost();
+  }
+
+  /** Takes over what the claim, or an earlier worker, has left open. */
+  #adopt(run: Pick<ClaimedRun, 'lease_epoch' | 'steps' | 'journal'>): void {
+    const [first] = run.steps ?? [];
+    if (run.lease_epoch === 1 && first) {
+      this.#openSteps.set(1, {
+        order: 1,
+        step_id: first.id,
+        name: first.name,
+        attempt: 1,
+        status: 'running',
+      });
+      this.#openCalls.set('1:1', unmade(1, 1, 1));
+    }
+    for (const step of run.journal.steps) {
+      const plan = run.steps?.find((s) => s.order === step.step_order);
+      if (step.status === 'running') {
+        this.#openSteps.set(step.step_order, {
+          order: step.step_order,
+          step_id: plan?.id ?? null,
+          name: plan?.name ?? '',
+          attempt: step.attempt,
+          status: 'running',
+        });
+      }
+    }
+    for (const call of run.journal.llm) {
+      if (isOpen(call.status)) {
+        this.#openCalls.set(
+          `${call.step_order}:${call.turn}`,
+          unmade(call.step_order, call.turn, call.attempt),
+        );
+      }
+    }
+    for (const call of run.journal.tools) {
+      if (isOpen(call.status)) {
+        this.#openTools.set(`${call.step_order}:${call.turn}:${call.call_index}`, {
+          order: call.step_order,
+          turn: call.turn,
+          index: call.call_index,
+          provider_call_id: call.provider_call_id,
+          tool: call.tool_name,
+          source: call.source,
+          effect: call.effect,
+          arguments: call.arguments,
+          status: call.status,
+        });
+      }
+    }
+  }
+
+  /** Nothing of a run that has ended says that it is still going on. */
+  #close(code: string | null, reason: string | null): void {
+    const why = { error_code: code, error: reason };
+    for (const call of this.#openCalls.values()) this.modelCall({ ...call, ...why, status: 'failed' });
+    for (const call of this.#openTools.values()) {
+      const unknown = call.status === 'started' && call.effect === 'write';
+      this.toolCall({ ...call, ...why, status: unknown ? 'unknown' : 'failed' });
+    }
+    for (const step of this.#openSteps.values()) {
+      this.step({
+        ...step,
+        status: 'failed',
+        reason_code: step.reason_code ?? code,
+        error: step.error ?? reason,
+      });
+    }
   }
 
   #usage(
@@ -121,11 +231,30 @@ export class RunJournal {
   }
 }
 
+function isOpen(status: string): boolean {
+  return status === 'started' || status === 'waiting';
+}
+
+/** A journaled call of which only the intent is known. */
+function unmade(order: number, turn: number, attempt: number): ModelCallChange {
+  return {
+    order,
+    turn,
+    provider: null,
+    model: null,
+    model_id: null,
+    credential_source: null,
+    status: 'started',
+    attempt,
+  };
+}
+
 function empty(run: string, epoch: number, seq: number, step: number): Checkpoint {
   return {
     run,
     epoch,
     seq,
+    progress: false,
     current_step: step,
     turns: 0,
     tool_calls: 0,

@@ -1,4 +1,5 @@
 /** Back from the journal to the conversation of a step: what was paid for and done is never paid or done again. */
+import { createHash } from 'node:crypto';
 import type { JournaledModelCall, JournaledToolCall } from '../../db/runs.ts';
 import type { ChatMessage, ModelToolCall } from '../../providers/models.ts';
 import type { StepContext } from './context.ts';
@@ -46,7 +47,7 @@ export function replayStep(
     if (open) return { messages, turn, answer, toolCalls: calls, openTries: null };
     messages.push(assistantMessage(answer));
     answer.toolCalls.forEach((toolCall, i) => {
-      messages.push({ role: 'tool', tool_call_id: toolCall.id, content: settledContent(calls.get(i)) });
+      messages.push(toolMessage(toolCall, settledContent(calls.get(i))));
     });
     turn = call.turn + 1;
   }
@@ -64,6 +65,21 @@ export function settledContent(call: JournaledToolCall | undefined): string {
   return typeof content === 'string' ? content : (call?.error_message ?? '');
 }
 
+/** The message that answers a tool call, in wire form. */
+export function toolMessage(call: ModelToolCall, content: string): ChatMessage {
+  return { role: 'tool', tool_call_id: wireCallId(call.id), content };
+}
+
+/** Providers refuse ids over 40 characters; one that another endpoint made longer is cut, and kept unique. */
+function wireCallId(id: string): string {
+  return id.length <= 40 ? id : `call_${createHash('sha256').update(id).digest('hex').slice(0, 32)}`;
+}
+
+/** Models invent names that no provider takes back; the model has been told that there is no such tool. */
+function wireToolName(name: string): string {
+  return name.replace(/[^a-zA-Z0-9_-]/g, '_').slice(0, 64) || 'unknown';
+}
+
 /** The assistant's message of an answer, in wire form. */
 export function assistantMessage(answer: JournaledAnswer): ChatMessage {
   return {
@@ -73,9 +89,9 @@ export function assistantMessage(answer: JournaledAnswer): ChatMessage {
       ? {}
       : {
           tool_calls: answer.toolCalls.map((call) => ({
-            id: call.id,
+            id: wireCallId(call.id),
             type: 'function' as const,
-            function: { name: call.name, arguments: call.arguments },
+            function: { name: wireToolName(call.name), arguments: call.arguments },
           })),
         }),
   };

@@ -5,7 +5,7 @@ import { JobAborted } from '../../queue/errors.ts';
 import type { Metrics } from '../../telemetry/metrics.ts';
 import { chooseModel, type ModelDeps } from './credentials.ts';
 import { RunFailure, RunMustWait } from './errors.ts';
-import { type CheckpointWriter, RunJournal, RunLost } from './journal.ts';
+import { type CheckpointWriter, JournalRefused, RunJournal, RunLost } from './journal.ts';
 import { executeStep, type StepDeps, type StepOutcome } from './step.ts';
 import { collectTools, selectedToolNames, type ToolSource } from './tools.ts';
 
@@ -158,6 +158,7 @@ async function stop(
   let failure: { code: string; message: string };
   if (signals.deadline.aborted) failure = timedOut(run);
   else if (error instanceof RunFailure) failure = error;
+  else if (error instanceof JournalRefused) failure = { code: 'journal_refused', message: error.message };
   else throw error;
 
   journal.end({

@@ -9,7 +9,13 @@ import type { UsableModel } from './credentials.ts';
 import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { callModel, type ModelCallDeps } from './model-call.ts';
-import { assistantMessage, type Conversation, type JournaledAnswer, replayStep } from './replay.ts';
+import {
+  assistantMessage,
+  type Conversation,
+  type JournaledAnswer,
+  replayStep,
+  toolMessage,
+} from './replay.ts';
 import { callKey, callTools } from './tool-call.ts';
 import type { Tool } from './tools.ts';
 
@@ -187,7 +193,7 @@ async function runTurns(
     });
     conversation.messages.push(assistantMessage(answer));
     answer.toolCalls.forEach((call, i) => {
-      conversation.messages.push({ role: 'tool', tool_call_id: call.id, content: contents[i] ?? '' });
+      conversation.messages.push(toolMessage(call, contents[i] ?? ''));
     });
     conversation.turn++;
     conversation.answer = null;
