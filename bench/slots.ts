@@ -55,7 +55,7 @@ export async function bench(): Promise<Result> {
   }
   const share = median(ours.map((o) => o.share));
   const statements = median(ours.map((o) => o.statements));
-  const peer = `pg-boss work(), 50 × batch 2: ${median(theirs.map((o) => o.share)).toFixed(3)}`;
+  const peer = `pg-boss work(), 50 × batch 2, burst: ${median(theirs.map((o) => o.share)).toFixed(3)}`;
   return {
     bench: 'slots',
     lines: [
@@ -176,7 +176,7 @@ async function pgBossWork(jobs: readonly number[], ideal: number): Promise<Outco
     const statements = await countStatements(async () => {
       await boss.work<{ ms: number }>(
         QUEUE,
-        { localConcurrency: 50, batchSize: 2, pollingIntervalSeconds: 0.5 },
+        { localConcurrency: 50, batchSize: 2, burstWhenBatchFull: true, pollingIntervalSeconds: 0.5 },
         async (batch) => {
           await Promise.all(batch.map((job) => wait(job.data.ms)));
           done += batch.length;

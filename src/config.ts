@@ -25,7 +25,7 @@ export type QueueConfig = {
   readonly deleteAfterSeconds: number;
   /** Jobs of one workspace that may run at once unless its plan says otherwise. */
   readonly workspaceCeiling: number;
-  /** Jobs of one workspace that may wait inside pg-boss beside the running ones. */
+  /** Jobs of one workspace that may wait inside pg-boss beside the running ones; 0 makes the ceiling strict. */
   readonly workspaceBuffer: number;
 };
 

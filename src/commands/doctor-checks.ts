@@ -65,7 +65,7 @@ export async function checkModel(config: Config): Promise<Check> {
     return check(
       name,
       'warn',
-      `${where} answers HTTP ${status} ${detail}`.trim() + '.',
+      `${where} answers HTTP ${[status, detail].join(' ').trim()}.`,
       'Try again; then check OPENAI_BASE_URL.',
     );
   }

@@ -17,6 +17,7 @@ import { explain } from './errors.ts';
 import { duration, seconds } from './format.ts';
 
 const MIGRATE = 'Run: agentd migrate up';
+const GRANT = 'Grant it the role agentd_worker, or connect as another.';
 const LISTEN_DEADLINE_MS = 2_000;
 
 /** Runs every check; those that need agentd's tables are skipped while they are not there. */
@@ -24,7 +25,9 @@ export async function checkDatabase(db: Database): Promise<Check[]> {
   const migrated = await guarded('migrations', () => checkMigrations(db));
   const ready = migrated.status === 'ok';
   const whenMigrated = (name: string, work: () => Promise<Check>): Promise<Check> =>
-    ready ? guarded(name, work) : Promise.resolve(check(name, 'skip', 'The database is not migrated.'));
+    ready
+      ? guarded(name, work)
+      : Promise.resolve(check(name, 'skip', 'Not asked, because the check of the migrations failed.'));
   return [
     await guarded('server', () => checkServer(db)),
     await guarded('pgvector', () => checkVector(db)),
@@ -44,8 +47,9 @@ async function guarded(name: string, work: () => Promise<Check>): Promise<Check>
   try {
     return await work();
   } catch (error) {
-    const { message, nextStep } = explain(error);
-    return check(name, 'fail', message, nextStep);
+    const { message, nextStep, reasonCode } = explain(error);
+    // The usual advice for lacking rights is to run this command.
+    return check(name, 'fail', message, reasonCode === '42501' ? GRANT : nextStep);
   }
 }
 
@@ -104,20 +108,10 @@ async function checkMigrations(db: Database): Promise<Check> {
 async function checkRights(db: Database): Promise<Check> {
   const { missing, rowsMayBeHidden } = await missingRights(db);
   if (missing.length > 0) {
-    return check(
-      'rights',
-      'fail',
-      `This role lacks: ${missing.join(', ')}.`,
-      'Grant it the role agentd_worker, or connect as another.',
-    );
+    return check('rights', 'fail', `This role lacks: ${missing.join(', ')}.`, GRANT);
   }
   return rowsMayBeHidden
-    ? check(
-        'rights',
-        'fail',
-        'Row policies hide tenants’ rows from this role.',
-        'Grant it the role agentd_worker, or connect as another.',
-      )
+    ? check('rights', 'fail', 'Row policies hide tenants’ rows from this role.', GRANT)
     : check('rights', 'ok', 'This role can do what the worker does.');
 }
 

@@ -5,9 +5,10 @@
  *
  * - **awake**: work is waiting, or may be. Jobs are fetched as slots (and the buffer) empty; when a fetch
  *   comes back short there is no more, and the consumer falls asleep.
- * - **asleep**: slots are free and nothing waits. A row in agentd.sleepers says so, which makes inserts
- *   notify; after writing it the consumer polls once more, because an insert may have committed between.
- *   A notification, or the slow poll, fetches again. A full fetch wakes it up and removes the row.
+ * - **asleep**: slots are free and nothing waits. A row in agentd.sleepers says so; the next insert takes it
+ *   away and notifies. After writing it the consumer polls once more, because an insert may have committed
+ *   between, and again a moment later, for a transaction that was under way. A notification, or the slow
+ *   poll, fetches again, and a short fetch writes the row again.
  * - **draining**: nothing is fetched; running handlers are waited for, then told to stop and handed back.
  *
  * The buffer holds claimed jobs that have no slot yet, so that a slot never waits for a fetch. It is as
@@ -20,7 +21,7 @@ import type { QueueConfig } from '../config.ts';
 import { settledIds } from '../db/boss.ts';
 import type { Database } from '../db/database.ts';
 import { fallAsleep, type JobRun, wakeUp } from '../db/jobs.ts';
-import { isTransient, retryTransient } from '../db/retry.ts';
+import { retryTransient } from '../db/retry.ts';
 import type { Metrics } from '../telemetry/metrics.ts';
 import { Batcher } from './batcher.ts';
 import { JobAborted, PermanentError } from './errors.ts';
@@ -43,6 +44,8 @@ export type ConsumerOptions = {
 const BUFFER_MS = 25;
 const SETTLE_MS = 25;
 const POLL_MS = 1_000;
+/** After falling asleep: long enough for a transaction that was under way to commit. */
+const LOOK_AGAIN_MS = 30;
 /** Without notifications across sessions the poll is what picks work up. */
 const EMBEDDED_POLL_MS = 250;
 /** Jobs that take longer than this on average are not buffered. */
@@ -60,7 +63,7 @@ export class Consumer {
   #mode: 'awake' | 'asleep' | 'draining' = 'awake';
   #fetching: Promise<void> | null = null;
   #fetchAgain = false;
-  #rowWritten = false;
+  #lookAgain = false;
   #paused = false;
   #poll: Timer | null = null;
   #heartbeat: Timer | null = null;
@@ -108,6 +111,8 @@ export class Consumer {
 
   /** Looks for work now. Calls during a fetch cause one more fetch, not many. */
   wake(): void {
+    // Whoever notified has taken our row.
+    if (this.#mode === 'asleep') this.#mode = 'awake';
     this.#pump();
   }
 
@@ -134,7 +139,9 @@ export class Consumer {
     this.#poll?.cancel();
     await this.#fetching;
     for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
-    await this.#forgetSleeping();
+    await wakeUp(this.#options.db, this.queue, this.#options.workerId).catch(() => {
+      // A row too many costs an insert a notification; the reconciler sweeps it up.
+    });
     if (this.#running.size > 0) {
       const timer = this.#options.clock.after(patienceMs, () => {
         for (const { controller } of this.#running.values()) controller.abort(new JobAborted('drain'));
@@ -191,18 +198,9 @@ export class Consumer {
         async () => {
           const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: wanted });
           this.#accept(jobs);
-          if (jobs.length >= wanted) {
-            this.#mode = this.#mode === 'draining' ? 'draining' : 'awake';
-            void this.#forgetSleeping();
-          } else if (this.#mode === 'awake') {
-            await fallAsleep(db, this.queue, workerId);
-            this.#rowWritten = true;
-            if (this.#mode === 'awake') this.#mode = 'asleep';
-            // one last poll: what was committed before the row was, was not told to us
-            const free = this.#wanted();
-            if (free > 0)
-              this.#accept(await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free }));
-          }
+          if (this.#mode === 'draining') return;
+          if (jobs.length >= wanted) this.#mode = 'awake';
+          else if (this.#mode === 'awake' || jobs.length > 0) await this.#fallAsleep();
         },
         {
           clock,
@@ -223,21 +221,27 @@ export class Consumer {
     }
   }
 
-  async #forgetSleeping(): Promise<void> {
-    if (!this.#rowWritten) return;
-    this.#rowWritten = false;
-    try {
-      await wakeUp(this.#options.db, this.queue, this.#options.workerId);
-    } catch (error) {
-      // A row too many costs inserts a notification; the worker's registration sweeps it up.
-      if (!isTransient(error)) this.#options.log.warn({ event: 'wake_up_failed', err: error });
+  async #fallAsleep(): Promise<void> {
+    const { db, boss, workerId } = this.#options;
+    await fallAsleep(db, this.queue, workerId);
+    if (this.#mode === 'draining') return;
+    this.#mode = 'asleep';
+    this.#lookAgain = !db.embedded;
+    // what was committed before the row was, was not told to us
+    const free = this.#wanted();
+    if (free > 0) {
+      const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free });
+      this.#accept(jobs);
+      if (jobs.length >= free) this.#mode = 'awake';
     }
   }
 
   #schedulePoll(): void {
     this.#poll?.cancel();
     const jitter = 0.9 + Math.random() * 0.2;
-    this.#poll = this.#options.clock.after(this.#pollMs * jitter, () => this.#pump());
+    const delay = this.#lookAgain ? LOOK_AGAIN_MS : this.#pollMs;
+    this.#lookAgain = false;
+    this.#poll = this.#options.clock.after(delay * jitter, () => this.#pump());
   }
 
   #accept(jobs: readonly FetchedJob[]): void {

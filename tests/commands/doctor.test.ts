@@ -158,3 +158,25 @@ test('an unreachable database fails, and the other checks are made all the same'
   expect([report.code, report.of('database'), report.of('model endpoint')]).toEqual([1, 'fail', 'ok']);
   expect(JSON.stringify(report)).not.toContain('hunter2secret');
 });
+
+test.runIf(onServer)(
+  'a role without rights is told what to grant, not that the database is unmigrated',
+  async () => {
+    const role = `doctor_nobody_${process.pid}`;
+    await db.query(`create role ${role} login`);
+    try {
+      const url = new URL(db.url);
+      url.username = role;
+      const report = await doctor({ DATABASE_URL: url.toString() });
+      expect(report.code).toBe(1);
+      const migrations = report.checks.find((check) => check.name === 'migrations');
+      expect(migrations).toMatchObject({
+        status: 'fail',
+        message: expect.stringContaining('permission denied'),
+      });
+      expect(migrations?.next_step).toContain('agentd_worker');
+    } finally {
+      await db.query(`drop role ${role}`);
+    }
+  },
+);

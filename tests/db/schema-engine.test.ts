@@ -450,7 +450,7 @@ describe('the waiting room', () => {
       `insert into public.workspace_subscriptions (workspace_id, plan_id, status) values ($1, $2, 'active')`,
       [c.workspace, plan],
     );
-    expect(await value(db.pool, `select agentd.workspace_ceiling($1, 'task-run')`, [c.workspace])).toBe(2);
+    expect(await ceiling()).toBe(2);
     await db.pool.query(`insert into agentd.queue_controls (queue, workspace_id) values ('task-run', $1)`, [
       c.workspace,
     ]);

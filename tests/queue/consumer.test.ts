@@ -208,7 +208,7 @@ test('a job with a heartbeat keeps it while its handler runs', async () => {
 });
 
 describe.skipIf(!onServer)('server-only', () => {
-  test('a sleeping consumer leaves a row that makes inserts notify, and removes it when it is busy', async () => {
+  test('a sleeping consumer leaves a row; the insert that takes it away notifies, and no other does', async () => {
     const boss = await startBoss(db, 'sleepy');
     const worker = consumer(db, boss, 'sleepy', async () => undefined, {}, 3_600_000);
     const client = await db.pool.connect();
@@ -222,12 +222,19 @@ describe.skipIf(!onServer)('server-only', () => {
     const asleep = async (): Promise<number> =>
       (await db.query(`select 1 from agentd.sleepers where queue = 'sleepy'`)).length;
     await expect.poll(asleep, until).toBe(1);
-    await enqueue(db, 'sleepy', 'x');
-    await expect.poll(() => outcomes(db, 'sleepy'), until).toEqual(['completed']);
+    await db.transaction(async (tx) => {
+      for (const key of ['x', 'y', 'z']) {
+        await tx.query(`select agentd.enqueue('sleepy', jsonb_build_object('key', $1::text), $1, null, null)`, [key]);
+      }
+    });
+    await expect
+      .poll(() => outcomes(db, 'sleepy'), until)
+      .toEqual(['completed', 'completed', 'completed']);
     expect(heard).toEqual(['sleepy']);
+    await expect.poll(asleep, until).toBe(1);
     await worker.drain(100);
     expect(await asleep()).toBe(0);
-    await enqueue(db, 'sleepy', 'y');
+    await enqueue(db, 'sleepy', 'later');
     await client.query('select 1');
     expect(heard).toEqual(['sleepy']);
     client.release();

@@ -12,6 +12,7 @@
  *   run, step order, turn (and call index): neither an attempt nor a provider's id is in it.
  */
 import { type Kysely, sql } from 'kysely';
+import { roomOf } from './room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -427,7 +428,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
                  from (select i.*, row_number() over (order by i.step_order) as position
                          from public.task_steps i where i.task_id = t.id) s
              ), jsonb_build_array(jsonb_build_object(
-                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps
+                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps,
+             ${sql.raw(roomOf('t.workspace_id'))} as room
         into v_task
         from public.agent_tasks t
         join public.agents a on a.id = t.agent_id
@@ -457,8 +459,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         new.finished_at := agentd.now();
       end if;
 
-      if new.status = 'queued' and new.job_id is null then
-        new.job_id := agentd.admit_new_run(new.id, new.workspace_id, new.task_id, new.is_serial, new.wake_at);
+      -- Without room, or behind an earlier run of its task, the run stays in the waiting room: it has no job yet.
+      if new.status = 'queued' and new.job_id is null and v_task.room > 0
+         and not (new.is_serial and exists (
+           select 1 from public.task_runs r
+            where r.task_id = new.task_id and r.status in ('queued', 'running', 'waiting'))) then
+        new.job_id := agentd.enqueue('task-run', jsonb_build_object('run_id', new.id), new.id::text, new.workspace_id, new.wake_at);
       end if;
       return new;
     end

@@ -5,6 +5,7 @@
  * inside a function body and tolerates its absence: an application's insert never fails because of agentd.
  */
 import { type Kysely, sql } from 'kysely';
+import { roomOf } from './room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -22,8 +23,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       stopped_at   timestamptz
     );
 
-    -- Daemons that sleep with free slots on a queue: only while there is one does an insert notify
-    -- (a notification takes a database-wide lock at commit).
+    -- Daemons that sleep with free slots on a queue: only while there is one does an insert notify, and takes
+    -- its row away (a notification takes a database-wide lock at commit: with one in each transaction sixteen
+    -- clients inserted a quarter as many rows).
     create table agentd.sleepers (
       queue     text not null,
       worker_id text not null,
@@ -96,7 +98,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     as $$
     declare
       v_id     uuid;
-      v_notify boolean;
+      v_asleep boolean;
     begin
       if to_regclass('pgboss.job') is null then
         return null;
@@ -114,9 +116,18 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         from pgboss.queue q
        where q.name = enqueue.queue
       on conflict do nothing
-      returning id, exists (select 1 from agentd.sleepers s where s.queue = enqueue.queue) into v_id, v_notify;
-      if v_notify then
-        perform pg_notify('agentd_wake', enqueue.queue);
+      returning id, exists (select 1 from agentd.sleepers s where s.queue = enqueue.queue) into v_id, v_asleep;
+      if v_asleep then
+        -- One insert of a burst takes the row, and it alone notifies; the daemon writes it anew when it sleeps again.
+        delete from agentd.sleepers s
+         where (s.queue, s.worker_id) in (
+           select o.queue, o.worker_id from agentd.sleepers o
+            where o.queue = enqueue.queue
+            limit 1
+              for update skip locked);
+        if found then
+          perform pg_notify('agentd_wake', enqueue.queue);
+        end if;
       end if;
       return v_id;
     end
@@ -133,64 +144,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    -- How many jobs of a workspace may run at once: its plan's features -> ceilings -> queue, else the default.
-    create function agentd.workspace_ceiling(workspace_id uuid, queue text) returns integer
-    language plpgsql stable security definer set search_path = ''
-    as $$
-    begin
-      -- plpgsql, because it keeps its plans: as a SQL function this was planned anew at every insert of a run
-      return coalesce(
-        (select (p.features #>> array['ceilings', workspace_ceiling.queue])::integer
-           from public.workspace_subscriptions s
-           join public.pricing_plans p on p.id = s.plan_id
-          where s.workspace_id = workspace_ceiling.workspace_id
-            and s.status in ('trialing', 'active', 'past_due')
-            and p.features #>> array['ceilings', workspace_ceiling.queue] ~ '^[1-9][0-9]{0,5}$'
-          limit 1),
-        (select q.workspace_ceiling from agentd.queue_settings q where q.queue = workspace_ceiling.queue),
-        16);
-    end
-    $$;
-
-    -- Runs of a workspace that may still be let into pg-boss: ceiling + buffer − admitted and unfinished.
-    -- One statement, since it is part of every insert of a run.
+    -- Runs of a workspace that may still be let into pg-boss: see room.ts.
     create function agentd.workspace_room(workspace_id uuid) returns integer
     language plpgsql stable security definer set search_path = ''
     as $$
     begin
-      return (
-        select case
-          when exists (select 1 from agentd.queue_controls c
-                        where c.queue = 'task-run' and c.workspace_id = workspace_room.workspace_id) then 0
-          else l.admissible - (
-            select count(*) from (
-              select 1 from public.task_runs r
-               where r.workspace_id = workspace_room.workspace_id
-                 and r.status in ('queued', 'running') and r.job_id is not null
-               limit l.admissible) admitted)
-          end
-          from (select agentd.workspace_ceiling(workspace_room.workspace_id, 'task-run')
-                       + coalesce((select q.workspace_buffer from agentd.queue_settings q where q.queue = 'task-run'), 0)
-                         as admissible offset 0) l);
-    end
-    $$;
-
-    -- A new run's job, or null: then the run waits in its workspace's waiting room.
-    create function agentd.admit_new_run(
-      run_id uuid, workspace_id uuid, task_id uuid, is_serial boolean, start_after timestamptz
-    ) returns uuid
-    language plpgsql security definer set search_path = ''
-    as $$
-    begin
-      if agentd.workspace_room(workspace_id) <= 0 then
-        return null;
-      end if;
-      if is_serial and exists (
-        select 1 from public.task_runs r
-         where r.task_id = admit_new_run.task_id and r.status in ('queued', 'running', 'waiting')) then
-        return null;
-      end if;
-      return agentd.enqueue('task-run', jsonb_build_object('run_id', run_id), run_id::text, workspace_id, start_after);
+      return ${sql.raw(roomOf('workspace_room.workspace_id'))};
     end
     $$;
 
@@ -391,9 +350,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.queue_depths();
     drop function agentd.project_steps(uuid[]);
     drop function agentd.admit_runs(uuid);
-    drop function agentd.admit_new_run(uuid, uuid, uuid, boolean, timestamptz);
     drop function agentd.workspace_room(uuid);
-    drop function agentd.workspace_ceiling(uuid, text);
     drop function agentd.drop_job(text, uuid);
     drop function agentd.enqueue(text, jsonb, text, uuid, timestamptz);
     drop table agentd.audit_log, agentd.job_runs, agentd.queue_controls, agentd.queue_settings,
