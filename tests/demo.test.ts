@@ -97,19 +97,14 @@ describe('agentd demo', () => {
     expect(await readdir(temporary)).toEqual([]);
   });
 
-  it('with --json prints one value and nothing else', async () => {
-    const { code, stdout } = await demo(['--json']);
+  it('with --json prints one value and nothing else; with --keep its database stays, and it says where', async () => {
+    const { code, stdout, stderr } = await demo(['--json', '--keep']);
     expect(code).toBe(0);
     const value = JSON.parse(stdout) as { status: string; rows: Record<string, unknown[]> };
     expect(value.status).toBe('completed');
     expect(value.rows.llm_calls).toHaveLength(5);
-  });
-
-  it('keeps its database when asked to, and says where it is', async () => {
-    const { code, stdout } = await demo(['--keep']);
-    expect(code).toBe(0);
     const [folder = ''] = await readdir(temporary);
-    expect(stdout).toContain(`AGENTD_DATA_DIR=${join(temporary, folder)} `);
+    expect(stderr).toContain(`AGENTD_DATA_DIR=${join(temporary, folder)} `);
     expect(await readdir(join(temporary, folder))).toContain('postgres');
     await rm(join(temporary, folder), { recursive: true });
   });

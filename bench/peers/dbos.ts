@@ -1,14 +1,14 @@
 /**
  * DBOS: durable workflows of three steps, started directly or through its queue.
  *
- *     node peers/dbos.ts direct|queued <workflows> <at once> <pool>
+ *     node peers/dbos.ts direct|queued <workflows> <at once> <pool> <queue's polling interval in ms>
  *
  * Prints workflows per second from the first start to the last result, after a warm-up of a tenth.
  */
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import { answerText } from '../support/model-answer.ts';
 
-const [mode = 'direct', count = '1000', atOnce = '16', poolSize = '20'] = process.argv.slice(2);
+const [mode = 'direct', count = '1000', atOnce = '16', poolSize = '20', polling = '1000'] = process.argv.slice(2);
 
 const step = async (): Promise<{ text: string }> => ({ text: answerText });
 const workflow = DBOS.registerWorkflow(
@@ -29,8 +29,7 @@ DBOS.setConfig({
   logger: silent as never,
 });
 await DBOS.launch();
-// 50 ms: below it the queue's own statements take more than they give
-await DBOS.registerQueue('bench', { workerConcurrency: Number(atOnce), minPollingIntervalMs: 50 });
+await DBOS.registerQueue('bench', { workerConcurrency: Number(atOnce), minPollingIntervalMs: Number(polling) });
 
 async function direct(total: number): Promise<void> {
   let left = total;

@@ -85,7 +85,9 @@ export function openDatabase(options: DatabaseOptions): Database {
           : options.embedded
             ? { text: statement.text, values: values as unknown[] }
             : { name: statement.name, text: statement.text, values: values as unknown[] };
-      return (await client.query(config)).rows as R[];
+      const result: pg.QueryResult | pg.QueryResult[] = await client.query(config);
+      // a script of several statements answers one result for each
+      return (Array.isArray(result) ? result.flatMap((one) => one.rows) : result.rows) as R[];
     },
   });
 

@@ -86,14 +86,17 @@ export class Consumer {
       keyOf: job.key,
     };
     this.#settler = new Batcher(
-      (batch) =>
-        retryTransient(() => settle(context, batch), {
+      async (batch) => {
+        const outcomes = await retryTransient(() => settle(context, batch), {
           clock,
           onRetry: (error) => {
             metrics.databaseErrors.inc('settle');
             log.warn({ event: 'settle_retry', err: error }, 'could not settle jobs, trying again');
           },
-        }),
+        });
+        metrics.consumer.settledBatch(this.queue, batch.length);
+        return outcomes;
+      },
       { maxItems: 500, maxConcurrent: 1, delayMs: SETTLE_MS },
     );
   }
@@ -104,13 +107,14 @@ export class Consumer {
   }
 
   start(): void {
-    this.wake();
+    this.#pump();
     const seconds = this.#options.config.heartbeatSeconds;
     if (seconds !== null) this.#beat((seconds * 1000) / 3);
   }
 
   /** Looks for work now. Calls during a fetch cause one more fetch, not many. */
   wake(): void {
+    this.#options.metrics.consumer.woken(this.queue, 'notify');
     // Whoever notified has taken our row.
     if (this.#mode === 'asleep') this.#mode = 'awake';
     this.#pump();
@@ -241,15 +245,21 @@ export class Consumer {
     const jitter = 0.9 + Math.random() * 0.2;
     const delay = this.#lookAgain ? LOOK_AGAIN_MS : this.#pollMs;
     this.#lookAgain = false;
-    this.#poll = this.#options.clock.after(delay * jitter, () => this.#pump());
+    this.#poll = this.#options.clock.after(delay * jitter, () => {
+      this.#options.metrics.consumer.woken(this.queue, 'poll');
+      this.#pump();
+    });
   }
 
   #accept(jobs: readonly FetchedJob[]): void {
+    const { metrics } = this.#options;
+    metrics.consumer.fetched(this.queue, jobs.length);
     for (const job of jobs) {
       if (this.#mode !== 'draining' && this.#running.size < this.#options.config.concurrency)
         this.#begin(job);
       else this.#buffer.push(job);
     }
+    metrics.consumer.buffered(this.queue, this.#buffer.length);
     if (this.#mode === 'draining') {
       for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
     }
@@ -270,6 +280,7 @@ export class Consumer {
       metrics.jobs.running(this.queue, this.#running.size);
       this.#settleLater(job, outcome, startedAt, duration);
       const next = this.#mode === 'draining' ? undefined : this.#buffer.shift();
+      metrics.consumer.buffered(this.queue, this.#buffer.length);
       if (next) this.#begin(next);
       // Asleep there is nothing to fetch: a notification or the poll would have told.
       if (this.#mode === 'awake') this.#pump();
@@ -332,7 +343,9 @@ export class Consumer {
               )
               .then((answer) => {
                 const kept = new Set(settledIds(answer));
-                for (const job of held) if (!kept.has(job.id)) this.abort(job.id, 'lease_lost');
+                const lost = held.filter((job) => !kept.has(job.id));
+                if (lost.length > 0) this.#options.metrics.consumer.lost(this.queue, lost.length);
+                for (const job of lost) this.abort(job.id, 'lease_lost');
               });
       done
         .catch((error: unknown) => {

@@ -26,7 +26,7 @@ export type Metrics = {
     settledBatch(queue: string, jobs: number): void;
     /** Jobs claimed and not yet started in this process now. */
     buffered(queue: string, count: number): void;
-    /** Why the consumer looked for work: `notify`, `poll`, `slots` or `due`. */
+    /** Why the consumer looked for work: `notify` or `poll`. */
     woken(queue: string, cause: string): void;
     /** Leases that another process took over while this one worked. */
     lost(queue: string, jobs: number): void;

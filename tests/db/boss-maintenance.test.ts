@@ -1,8 +1,7 @@
 /** pg-boss's own maintenance on agentd's connections: expiry and deletion of jobs depend on it. */
 import { PgBoss } from 'pg-boss';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { bossDb, bossOptions } from '../../src/db/boss.ts';
-import { openDatabase } from '../../src/db/database.ts';
+import { bossOptions } from '../../src/db/boss.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
 
 let db: TestDatabase;
@@ -31,16 +30,4 @@ test('a job whose worker is silent past its expiry is given out again', async ()
   const [job] = await db.query<{ state: string }>('select state::text from pgboss.job where id = $1', [id]);
   expect(job?.state).toBe('retry');
   expect(errors).toEqual([]);
-});
-
-test('a maintenance text that fails halfway leaves no connection inside a failed transaction', async () => {
-  const narrow = openDatabase({ url: db.url, embedded: db.embedded, max: 1 });
-  try {
-    await expect(bossDb(narrow).executeSql('BEGIN; select 1 / 0; COMMIT;')).rejects.toMatchObject({
-      code: '22012',
-    });
-    expect(await narrow.query('select 1 as one')).toEqual([{ one: 1 }]);
-  } finally {
-    await narrow.close();
-  }
 });

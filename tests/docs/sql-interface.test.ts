@@ -1,4 +1,4 @@
-/** Runs docs/sql-interface.md: every example in order, against a database with a worker and a model. */
+/** Runs docs/sql-interface.md and the README: every example in order, against a database with a worker and a model. */
 import { readFileSync } from 'node:fs';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest';
@@ -11,6 +11,7 @@ import { difference, readExamples, type Table } from './sql-examples.ts';
 
 const document = readFileSync(new URL('../../docs/sql-interface.md', import.meta.url), 'utf8');
 const examples = readExamples(document);
+const readme = readExamples(readFileSync(new URL('../../README.md', import.meta.url), 'utf8'));
 
 let db: TestDatabase;
 let model: ModelServer;
@@ -132,4 +133,16 @@ describe('docs/sql-interface.md', () => {
     const links = [...document.matchAll(/\]\(#([^)]*)\)/g)].map(([, anchor]) => anchor);
     expect(links).toEqual(anchors);
   });
+});
+
+describe('README.md', () => {
+  it('has an example', () => expect(readme.length).toBeGreaterThan(1));
+
+  for (const example of readme) {
+    it(`line ${example.line}, ${example.heading}: runs and gives what it promises`, async () => {
+      const given = await run(example.sql);
+      if (example.output) expect(difference(example.output, given)).toBeNull();
+      await settled();
+    });
+  }
 });
