@@ -53,7 +53,20 @@ export async function bench(): Promise<Result> {
         await pool.query('checkpoint');
         const file = join(folder, 'script.sql');
         await writeFile(file, script);
-        const args = ['-n', '-M', 'prepared', '-c', `${CLIENTS}`, '-j', '2', '-T', `${SECONDS}`, '-f', file, url];
+        const args = [
+          '-n',
+          '-M',
+          'prepared',
+          '-c',
+          `${CLIENTS}`,
+          '-j',
+          '2',
+          '-T',
+          `${SECONDS}`,
+          '-f',
+          file,
+          url,
+        ];
         const { stdout } = await exec(pgbench, args);
         return Number(/tps = ([\d.]+)/.exec(stdout)?.[1]);
       };
@@ -115,7 +128,13 @@ async function findPgbench(): Promise<string> {
   ];
   for (const folder of folders.filter(Boolean)) {
     const path = join(folder, 'pgbench');
-    if (await access(path).then(() => true, () => false)) return path;
+    if (
+      await access(path).then(
+        () => true,
+        () => false,
+      )
+    )
+      return path;
   }
   throw new Error('pgbench is missing: install the package postgresql-contrib or postgresql-NN.');
 }

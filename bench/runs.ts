@@ -80,9 +80,12 @@ export async function bench(): Promise<Result> {
 
 async function dbos(mode: string, { count, atOnce, pool, polling }: typeof DBOS_DIRECT): Promise<number> {
   return withDatabase(`runs_dbos_${mode}`, {}, async ({ url }) => {
-    const child = new Child([benchPath('peers/dbos.ts'), mode, ...[count, atOnce, pool, polling].map(String)], {
-      DATABASE_URL: url,
-    });
+    const child = new Child(
+      [benchPath('peers/dbos.ts'), mode, ...[count, atOnce, pool, polling].map(String)],
+      {
+        DATABASE_URL: url,
+      },
+    );
     return (await child.json<{ perSecond: number }>()).perSecond;
   });
 }

@@ -119,7 +119,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           clock,
           onRetry: retried('checkpoint'),
         });
-        for (const item of items) leases.confirm(item.run);
+        for (const item of items) leases.confirm(item.run, item.epoch);
         return results;
       },
       { maxItems: 100, maxConcurrent: 2 },

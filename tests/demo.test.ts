@@ -49,7 +49,8 @@ function table(stdout: string, name: string): string[] {
   return lines.slice(start + 1, lines.indexOf('', start));
 }
 
-describe('agentd demo', () => {
+// Each starts a database and a worker in a process of its own, which takes long on a busy machine.
+describe('agentd demo', { timeout: 150_000 }, () => {
   it('tells a scheduled run from due to completed, prints its rows, and leaves nothing behind', async () => {
     const { code, stdout, stderr } = await demo([]);
     expect(stderr).toBe('');

@@ -8,7 +8,8 @@
 import { DBOS } from '@dbos-inc/dbos-sdk';
 import { answerText } from '../support/model-answer.ts';
 
-const [mode = 'direct', count = '1000', atOnce = '16', poolSize = '20', polling = '1000'] = process.argv.slice(2);
+const [mode = 'direct', count = '1000', atOnce = '16', poolSize = '20', polling = '1000'] =
+  process.argv.slice(2);
 
 const step = async (): Promise<{ text: string }> => ({ text: answerText });
 const workflow = DBOS.registerWorkflow(
@@ -29,7 +30,10 @@ DBOS.setConfig({
   logger: silent as never,
 });
 await DBOS.launch();
-await DBOS.registerQueue('bench', { workerConcurrency: Number(atOnce), minPollingIntervalMs: Number(polling) });
+await DBOS.registerQueue('bench', {
+  workerConcurrency: Number(atOnce),
+  minPollingIntervalMs: Number(polling),
+});
 
 async function direct(total: number): Promise<void> {
   let left = total;
@@ -42,7 +46,9 @@ async function direct(total: number): Promise<void> {
 
 async function queued(total: number): Promise<void> {
   const handles = await Promise.all(
-    Array.from({ length: total }, () => DBOS.startWorkflow(workflow, { queueName: 'bench' })({ task: 'report' })),
+    Array.from({ length: total }, () =>
+      DBOS.startWorkflow(workflow, { queueName: 'bench' })({ task: 'report' }),
+    ),
   );
   await Promise.all(handles.map((handle) => handle.getResult()));
 }

@@ -85,7 +85,10 @@ async function processCpuSeconds(pid: number): Promise<number> {
 }
 
 /** A daemon as an operator starts it. Resolves when it works. */
-export async function startDaemonChild(databaseUrl: string, env: Record<string, string> = {}): Promise<Child> {
+export async function startDaemonChild(
+  databaseUrl: string,
+  env: Record<string, string> = {},
+): Promise<Child> {
   const child = new Child([benchPath('../src/cli.ts'), 'start'], {
     DATABASE_URL: databaseUrl,
     AGENTD_HTTP_PORT: '0',

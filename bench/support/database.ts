@@ -16,7 +16,10 @@ export type BenchDatabase = {
 };
 
 /** Creates a database: empty, or migrated to agentd's newest schema. */
-export async function benchDatabase(label: string, options: { migrated?: boolean } = {}): Promise<BenchDatabase> {
+export async function benchDatabase(
+  label: string,
+  options: { migrated?: boolean } = {},
+): Promise<BenchDatabase> {
   const name = `agentd_bench_${label}_${process.pid}`;
   await onServer(`drop database if exists ${name} with (force)`);
   await onServer(`create database ${name}`);

@@ -1,7 +1,9 @@
 /** The answer of the benchmarks' model: about a hundred words, as a step of a task gives. */
 import type { ModelAnswer } from '../../src/providers/models.ts';
 
-export const answerText = 'The figures of the week are in line with those of the week before. '.repeat(9).trim();
+export const answerText = 'The figures of the week are in line with those of the week before. '
+  .repeat(9)
+  .trim();
 
 /** As an OpenAI-compatible server sends it. */
 export function completionJson(): string {

@@ -9,7 +9,10 @@ const server = createServer((request, response) => {
   request.resume();
   request.on('end', () => {
     const answer = (): void => {
-      response.writeHead(200, { 'content-type': 'application/json', 'content-length': Buffer.byteLength(body) });
+      response.writeHead(200, {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+      });
       response.end(body);
     };
     if (delayMs > 0) setTimeout(answer, delayMs);

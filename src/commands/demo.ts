@@ -64,6 +64,7 @@ async function runDemo(context: CommandContext, output: Output, keep: boolean): 
     const began = performance.now();
     say('agentd demo: an agent, a schedule, three steps, and the rows that they leave.\n');
     const config = await configure(context, folder, cleanup, say);
+    say('Creating a database and starting the worker; this takes some seconds.');
     const daemon = await start(context, config, cleanup);
     say(`Database and worker are up after ${duration(performance.now() - began)}.`);
     interrupted.throwIfAborted();

@@ -184,6 +184,8 @@ async function grantQueueRights(db: Database): Promise<void> {
   await db.query(`
     do $$
     begin
+      -- Two processes that grant on one object at the same moment fail with "tuple concurrently updated".
+      perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('agentd.grant_queue_rights', 0));
       if exists (select 1 from pg_catalog.pg_roles where rolname = 'agentd_worker') then
         grant usage on schema pgboss to agentd_worker;
         grant select, insert, update, delete on all tables in schema pgboss to agentd_worker;

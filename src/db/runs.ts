@@ -192,8 +192,11 @@ select asked.id,
          'max_tokens', a.max_tokens, 'context_window_size', a.context_window_size,
          'persona', case when p.id is not null then
             jsonb_build_object('name', p.name, 'tone', p.tone, 'greeting', p.greeting) end,
+         -- whether there may be something to search: what exactly, the search decides
          'has_knowledge', exists (select 1 from public.knowledge_sources k
                                    where k.workspace_id = a.workspace_id and (k.agent_id = a.id or k.agent_id is null))
+                       or exists (select 1 from public.agent_datastores d where d.agent_id = a.id and d.is_active)
+                       or exists (select 1 from public.agent_media_assignments d where d.agent_id = a.id)
        ) end as agent,
        case when a.id is not null then jsonb_build_object(
          'id', m.id, 'provider', m.provider, 'model', coalesce(m.model_id, a.model),
@@ -507,9 +510,9 @@ projected as (
   -- counting the steps makes sure that they are written before they are read
   select agentd.project_steps(array_agg(id)) from finished where (select count(*) from step) >= 0
 )
-select i.run, run.id is not null as applied, r.status, r.lease_epoch, r.journal_seq, r.reason_code
+-- "in", because a join with the CTE is planned for one row and compares every pair
+select i.run, i.run in (select id from run) as applied, r.status, r.lease_epoch, r.journal_seq, r.reason_code
   from item i
-  left join run on run.id = i.run
   left join public.task_runs r on r.id = i.run
  where (select count from told) is not null and (select coalesce(sum, 0) from admitted) is not null
    and (select count(*) from projected) = 1`,

@@ -16,6 +16,8 @@ export type DueTask = {
   readonly overlap_policy: 'skip' | 'queue' | 'allow';
   /** A run of the task that has not ended, if there is one. */
   readonly live_run: string | null;
+  /** Why nothing of this task is to be started by schedule: its agent is a draft or inactive; else null. */
+  readonly agent_blocked: 'agent_draft' | 'agent_inactive' | null;
   /** The database's time, which alone decides what is due. */
   readonly now: Date;
 };
@@ -68,10 +70,12 @@ unplanned as (
 select t.id, t.cron_expression, t.timezone, t.next_run_at, to_char(t.start_date, 'YYYY-MM-DD') as start_date,
        to_char(t.end_date, 'YYYY-MM-DD') as end_date, t.max_executions, t.total_executions, t.misfire_policy,
        t.overlap_policy, agentd.now() as now,
+       case when not a.is_active then 'agent_inactive' when a.status <> 'live' then 'agent_draft' end as agent_blocked,
        (select r.id from public.task_runs r
          where r.task_id = t.id and r.status in ('queued', 'running', 'waiting') limit 1) as live_run
   from (select id from due union all select id from unplanned) locked
-  join public.agent_tasks t using (id)`,
+  join public.agent_tasks t using (id)
+  join public.agents a on a.id = t.agent_id`,
     },
     [limit],
   );

@@ -1,2 +1,1356 @@
-// Generated from the catalog. Do not edit.
-export interface DB {}
+// Generated from the catalog by: npm run db:generate. Do not edit.
+import type { ColumnType } from "kysely";
+
+export type AccountToolInstallationStatusEnum = "active" | "deprovisioned" | "deprovisioning" | "error" | "pending" | "provisioning";
+
+export type AgentStatus = "draft" | "live";
+
+export type AppRole = "MANAGER" | "OWNER" | "VIEWER";
+
+export type AssignmentType = "context" | "knowledge_base" | "reference" | "sop" | "training" | "training_data";
+
+export type BusinessDomain = "finance" | "healthcare" | "hospitality" | "other" | "realestate" | "retail";
+
+export type CallStatus = "completed" | "denied" | "failed" | "started" | "unknown" | "waiting";
+
+export type ConnectionStatus = "active" | "error" | "expired" | "revoked";
+
+export type CredentialType = "api_key" | "oauth";
+
+export type DatastoreType = "getzep" | "pgvector" | "pinecone" | "postgres";
+
+export type FallbackPolicy = "apologize" | "escalate" | "retry" | "transfer";
+
+export type Generated<T> = T extends ColumnType<infer S, infer I, infer U>
+  ? ColumnType<S, I | undefined, U>
+  : ColumnType<T, T | undefined, T>;
+
+export type Json = JsonValue;
+
+export type JsonArray = JsonValue[];
+
+export type JsonObject = {
+  [x: string]: JsonValue | undefined;
+};
+
+export type JsonPrimitive = boolean | number | string | null;
+
+export type JsonValue = JsonArray | JsonObject | JsonPrimitive;
+
+export type KnowledgeType = "PDF" | "TEXT" | "URL";
+
+export type MessageType = "event" | "file" | "system" | "text" | "tool_call" | "tool_result";
+
+export type Numeric = ColumnType<string, number | string, number | string>;
+
+export type PersonaTone = "casual" | "formal" | "friendly" | "professional";
+
+export type ProcessingLogStatus = "completed" | "failed" | "skipped" | "started";
+
+export type ProcessingStatus = "archived" | "completed" | "failed" | "processing" | "uploaded";
+
+export type ProviderType = "api_key" | "oauth" | "smtp";
+
+export type RunStatus = "cancelled" | "completed" | "failed" | "queued" | "running" | "skipped" | "waiting";
+
+export type RunTrigger = "catch_up" | "event" | "manual" | "retry" | "schedule";
+
+export type SubscriptionStatus = "active" | "canceled" | "past_due" | "paused" | "trialing" | "unpaid";
+
+export type TaskStatus = "active" | "cancelled" | "completed" | "failed" | "paused";
+
+export type TaskStepStatus = "completed" | "failed" | "pending" | "running" | "skipped";
+
+export type TaskType = "event_based" | "scheduled";
+
+export type TeamConnectionType = "collaborates_with" | "custom" | "reports_to" | "supports";
+
+export type Timestamp = ColumnType<Date, Date | string, Date | string>;
+
+export type WorkspaceMemberRole = "manager" | "member" | "owner" | "viewer";
+
+export interface AccountToolEnvironments {
+  created_at: Generated<Timestamp>;
+  do_droplet_id: number | null;
+  do_droplet_name: string | null;
+  environment_name: Generated<string>;
+  id: Generated<string>;
+  image_slug: Generated<string>;
+  region_slug: Generated<string>;
+  size_slug: Generated<string>;
+  status_on_toolbox: Generated<AccountToolInstallationStatusEnum>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+}
+
+export interface AgentApiConnections {
+  agent_id: string;
+  api_connection_id: string;
+  created_at: Generated<Timestamp>;
+  external_id: string | null;
+  id: Generated<string>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface AgentDatastores {
+  agent_id: string;
+  created_at: Generated<Timestamp>;
+  datastore_id: string;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+}
+
+export interface AgentdAuditLog {
+  action: string;
+  actor: string | null;
+  actor_role: Generated<string>;
+  at: Generated<Timestamp>;
+  details: Generated<Json>;
+  id: Generated<number>;
+  object_id: string | null;
+  object_type: string;
+  workspace_id: string | null;
+}
+
+export interface AgentDiscordConnections {
+  agent_id: string;
+  channel_id: string | null;
+  created_at: Generated<Timestamp>;
+  discord_app_id: string | null;
+  discord_public_key: string | null;
+  guild_id: string;
+  id: Generated<string>;
+  inactivity_timeout_ms: Generated<number>;
+  is_enabled: Generated<boolean>;
+  updated_at: Generated<Timestamp>;
+  worker_status: Generated<string>;
+}
+
+export interface AgentdJobRuns {
+  attempt: number;
+  duration_ms: number;
+  error: Json | null;
+  finished_at: Generated<Timestamp>;
+  id: Generated<number>;
+  job_id: string;
+  outcome: string;
+  queue: string;
+  started_at: Generated<Timestamp>;
+  worker_id: string;
+  workspace_id: string | null;
+}
+
+export interface AgentdLateTasks {
+  late_seconds: number | null;
+  name: string | null;
+  next_run_at: Timestamp | null;
+  task_id: string | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdPlatformObjects {
+  created_at: Generated<Timestamp>;
+  kind: string;
+  name: string;
+}
+
+export interface AgentdQueueControls {
+  id: Generated<number>;
+  paused_at: Generated<Timestamp>;
+  paused_by: string | null;
+  queue: string;
+  reason: string | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdQueueHealth {
+  active: number | null;
+  dead: number | null;
+  delayed: number | null;
+  oldest_ready_seconds: number | null;
+  paused: boolean | null;
+  queue: string | null;
+  ready: number | null;
+  waiting_room: number | null;
+  workers: number | null;
+}
+
+export interface AgentdQueueSettings {
+  queue: string;
+  workspace_buffer: number;
+  workspace_ceiling: number;
+}
+
+export interface AgentdRecentFailures {
+  current_step: number | null;
+  finished_at: Timestamp | null;
+  reason: string | null;
+  reason_code: string | null;
+  run_id: string | null;
+  task_id: string | null;
+  task_name: string | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdSignupFailures {
+  created_at: Generated<Timestamp>;
+  error_code: string;
+  error_message: string;
+  id: Generated<number>;
+  user_id: string;
+}
+
+export interface AgentdSleepers {
+  queue: string;
+  since: Generated<Timestamp>;
+  worker_id: string;
+}
+
+export interface AgentdStuckWork {
+  id: string | null;
+  kind: string | null;
+  problem: string | null;
+  since: Timestamp | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdUsageReservations {
+  created_at: Generated<Timestamp>;
+  metric: string;
+  month: Timestamp;
+  quantity: number;
+  reservation_key: string;
+  workspace_id: string;
+}
+
+export interface AgentdUsageRollupState {
+  events_rolled: Generated<number>;
+  last_duration_ms: number | null;
+  last_run_at: Timestamp | null;
+  name: string;
+  snapshot: string;
+}
+
+export interface AgentdWorkerHealth {
+  alive: boolean | null;
+  hostname: string | null;
+  id: string | null;
+  last_seen_at: Timestamp | null;
+  pid: number | null;
+  queues: Json | null;
+  running: number | null;
+  silent_seconds: number | null;
+  started_at: Timestamp | null;
+  state: string | null;
+  version: string | null;
+}
+
+export interface AgentdWorkers {
+  hostname: string;
+  id: string;
+  last_seen_at: Generated<Timestamp>;
+  pid: number;
+  queues: Generated<Json>;
+  running: Generated<number>;
+  started_at: Generated<Timestamp>;
+  state: Generated<string>;
+  stopped_at: Timestamp | null;
+  version: string;
+}
+
+export interface AgentdWorkspaceActivity {
+  completed_last_hour: number | null;
+  cost_micros_last_hour: Numeric | null;
+  failed_last_hour: number | null;
+  name: string | null;
+  queued: number | null;
+  running: number | null;
+  tokens_last_hour: Numeric | null;
+  waiting: number | null;
+  waiting_room: number | null;
+  workspace_id: string | null;
+}
+
+export interface AgentFeedback {
+  comment: string | null;
+  created_at: Generated<Timestamp>;
+  external_id: string | null;
+  id: Generated<string>;
+  message_id: string;
+  /**
+   * 1 is a thumb up, 0 a thumb down.
+   */
+  rating: number;
+  user_id: string;
+}
+
+export interface AgentIntegrationPermissions {
+  agent_id: string;
+  allowed_scopes: Generated<Json>;
+  connection_id: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  permission_level: Generated<string>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface AgentLogs {
+  agent_id: string;
+  id: Generated<string>;
+  input: string | null;
+  metadata: Generated<Json>;
+  output: string | null;
+  timestamp: Generated<Timestamp>;
+  user_id: string | null;
+  workspace_id: string;
+}
+
+export interface AgentMcpConnections {
+  agent_id: string;
+  change_policy: Generated<string>;
+  connection_name: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  last_refreshed_at: Timestamp | null;
+  /**
+   * The server whose timeout, retries, backoff and priority are honoured; null means the defaults.
+   */
+  mcp_server_id: string | null;
+  next_refresh_at: Timestamp | null;
+  reason: string | null;
+  reason_code: string | null;
+  refresh_failures: Generated<number>;
+  server_url: string;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface AgentMediaAssignments {
+  agent_id: string;
+  assigned_by_user_id: string | null;
+  assignment_type: Generated<AssignmentType>;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  media_id: string;
+}
+
+export interface AgentMessages {
+  agent_id: string;
+  content: string;
+  conversation_id: string;
+  created_at: Generated<Timestamp>;
+  external_id: string | null;
+  id: Generated<string>;
+  metadata: Json | null;
+  role: string;
+  /**
+   * The run that said it. No foreign key: a message outlives the retention of runs.
+   */
+  run_id: string | null;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface Agents {
+  assistant_instructions: string | null;
+  avatar_url: string | null;
+  capabilities: Generated<Json>;
+  channels: Generated<string[]>;
+  context_window_size: Generated<number>;
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  discord_bot_key: string | null;
+  discord_bot_token_id: string | null;
+  discord_channel: string | null;
+  discord_user_id: string | null;
+  domain: Generated<BusinessDomain>;
+  external_id: string | null;
+  goals: Generated<string[]>;
+  id: Generated<string>;
+  instructions: Generated<string | null>;
+  is_active: Generated<boolean>;
+  is_public: Generated<boolean>;
+  llm_model_id: string | null;
+  max_tokens: Generated<number | null>;
+  /**
+   * The model where llm_model_id is null.
+   */
+  model: Generated<string>;
+  name: string;
+  persona_id: string | null;
+  secret_form: string | null;
+  /**
+   * A draft agent's scheduled and event tasks do not run; their runs are recorded as skipped.
+   */
+  status: Generated<AgentStatus>;
+  temperature: Generated<Numeric>;
+  type: Generated<string>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface AgentTaskEventTriggers {
+  conditions: Generated<Json>;
+  config: Generated<Json>;
+  cooldown_seconds: Generated<number>;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  last_triggered_at: Timestamp | null;
+  name: string | null;
+  task_id: string;
+  trigger_count: Generated<number>;
+  trigger_type: string;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface AgentTasks {
+  agent_id: string;
+  created_at: Generated<Timestamp>;
+  cron_expression: string | null;
+  description: string | null;
+  end_date: Timestamp | null;
+  id: Generated<string>;
+  instructions: Generated<string>;
+  is_multi_step: Generated<boolean>;
+  last_run_at: Timestamp | null;
+  max_executions: number | null;
+  max_retries: Generated<number>;
+  misfire_policy: Generated<string>;
+  name: string;
+  next_run_at: Timestamp | null;
+  overlap_policy: Generated<string>;
+  reason: string | null;
+  reason_code: string | null;
+  selected_tools: Generated<Json>;
+  start_date: Timestamp | null;
+  status: Generated<TaskStatus>;
+  step_count: Generated<number>;
+  target_channel_id: string | null;
+  target_conversation_id: string | null;
+  task_type: Generated<TaskType>;
+  timeout_seconds: Generated<number>;
+  timezone: Generated<string>;
+  total_executions: Generated<number>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface AgentWebWidgetConfig {
+  agent_id: string;
+  allowed_domains: Generated<string[]>;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  position: Generated<string>;
+  primary_color: string | null;
+  updated_at: Generated<Timestamp>;
+  welcome_message: string | null;
+}
+
+export interface ApiConnections {
+  api_key: string;
+  created_at: Generated<Timestamp>;
+  external_id: string | null;
+  id: Generated<string>;
+  metadata: Json | null;
+  name: string;
+  secret_form: string | null;
+  service: string;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface AuthUsers {
+  created_at: Generated<Timestamp>;
+  email: string | null;
+  encrypted_password: string | null;
+  id: Generated<string>;
+  raw_app_meta_data: Generated<Json>;
+  raw_user_meta_data: Generated<Json>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface BillingInvoices {
+  amount: Numeric;
+  created_at: Generated<Timestamp>;
+  currency: Generated<string>;
+  id: Generated<string>;
+  invoice_url: string | null;
+  /**
+   * paid, pending or failed.
+   */
+  status: string;
+  stripe_invoice_id: string | null;
+  workspace_id: string;
+}
+
+export interface ChannelConfigs {
+  agent_id: string;
+  channel: string;
+  config: Generated<Json>;
+  created_at: Generated<Timestamp>;
+  enabled: Generated<boolean>;
+  id: Generated<string>;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface ChatChannels {
+  created_at: Generated<Timestamp>;
+  created_by_user_id: string | null;
+  description: string | null;
+  id: Generated<string>;
+  is_public: Generated<boolean>;
+  last_message_at: Timestamp | null;
+  name: string;
+  room_id: string | null;
+  topic: string | null;
+  workspace_id: string;
+}
+
+export interface ChatMessages {
+  channel_id: string;
+  content: string;
+  created_at: Generated<Timestamp>;
+  embedding: string | null;
+  id: Generated<string>;
+  message_type: Generated<MessageType>;
+  metadata: Generated<Json>;
+  /**
+   * The run that said it. No foreign key: a message outlives the retention of runs.
+   */
+  run_id: string | null;
+  sender_agent_id: string | null;
+  sender_user_id: string | null;
+  workspace_id: string;
+}
+
+export interface ChatRoomMembers {
+  added_at: Generated<Timestamp>;
+  agent_id: string | null;
+  id: Generated<string>;
+  member_id: Generated<string | null>;
+  member_type: Generated<string | null>;
+  room_id: string;
+  team_id: string | null;
+  user_id: string | null;
+  workspace_id: string;
+}
+
+export interface ChatRooms {
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  name: string;
+  owner_user_id: string;
+  workspace_id: string;
+}
+
+export interface ChatSessions {
+  agent_id: string;
+  channel: Generated<string>;
+  created_at: Generated<Timestamp>;
+  ended_at: Timestamp | null;
+  id: Generated<string>;
+  internal_notes: string | null;
+  messages: Generated<Json>;
+  started_at: Generated<Timestamp>;
+  /**
+   * active, completed or escalated.
+   */
+  status: Generated<string>;
+  workspace_id: string;
+}
+
+export interface Conversations {
+  agent_id: string | null;
+  created_at: Generated<Timestamp>;
+  external_id: string | null;
+  id: Generated<string>;
+  title: string | null;
+  updated_at: Generated<Timestamp>;
+  user_id: string | null;
+  workspace_id: string;
+}
+
+export interface CredentialRefreshLog {
+  attempt: Generated<number>;
+  created_at: Generated<Timestamp>;
+  credential_id: string;
+  duration_ms: number | null;
+  error_message: string | null;
+  http_status: number | null;
+  id: Generated<string>;
+  job_id: string | null;
+  new_expires_at: Timestamp | null;
+  old_expires_at: Timestamp | null;
+  outcome: string;
+}
+
+export interface Datastores {
+  config: Generated<Json>;
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  id: Generated<string>;
+  max_results: Generated<number>;
+  name: string;
+  similarity_metric: Generated<string>;
+  similarity_threshold: Generated<number>;
+  type: DatastoreType;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface IntegrationCapabilities {
+  capability_key: string;
+  created_at: Generated<Timestamp>;
+  display_label: string;
+  display_order: Generated<number>;
+  id: Generated<string>;
+  integration_id: string;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface Integrations {
+  created_at: Generated<Timestamp>;
+  credential_id: string | null;
+  credentials: Generated<Json>;
+  id: Generated<string>;
+  settings: Generated<Json>;
+  type: string;
+  updated_at: Generated<Timestamp>;
+  user_agent_id: string;
+}
+
+export interface KnowledgeChunks {
+  char_end: number | null;
+  char_start: number | null;
+  chunk_index: number;
+  content: string;
+  content_sha256: string | null;
+  /**
+   * Configuration "simple": the language of a text is not known, and stemming in the wrong one loses matches.
+   */
+  content_tsv: Generated<string | null>;
+  created_at: Generated<Timestamp>;
+  embedding: string | null;
+  embedding_model: string | null;
+  generation: number;
+  heading_path: Generated<string[]>;
+  id: Generated<string>;
+  metadata: Generated<Json>;
+  page: number | null;
+  source_id: string;
+  token_count: number | null;
+  workspace_id: string;
+}
+
+export interface KnowledgeSources {
+  agent_id: string | null;
+  chunk_count: Generated<number>;
+  content: string | null;
+  content_sha256: string | null;
+  created_at: Generated<Timestamp>;
+  datastore_id: string | null;
+  /**
+   * The generation of chunks that is searched. A new one is written beside it and takes its place in one update.
+   */
+  generation: Generated<number>;
+  id: Generated<string>;
+  last_ingested_at: Timestamp | null;
+  media_id: string | null;
+  name: string;
+  next_refresh_at: Timestamp | null;
+  processing_status: Generated<ProcessingStatus>;
+  reason: string | null;
+  reason_code: string | null;
+  refresh_interval: ColumnType<unknown, string, string> | null;
+  type: KnowledgeType;
+  updated_at: Generated<Timestamp>;
+  url: string | null;
+  workspace_id: string;
+}
+
+export interface Leads {
+  agent_id: string | null;
+  channel: string | null;
+  created_at: Generated<Timestamp>;
+  email: string | null;
+  id: Generated<string>;
+  metadata: Generated<Json>;
+  name: string | null;
+  phone: string | null;
+  session_id: string | null;
+  workspace_id: string;
+}
+
+export interface LlmCalls {
+  agent_id: string | null;
+  attempt: Generated<number>;
+  cached_tokens: Generated<number>;
+  completion_tokens: Generated<number>;
+  cost_micros: Generated<number>;
+  created_at: Generated<Timestamp>;
+  credential_source: string | null;
+  error_code: string | null;
+  error_message: string | null;
+  finish_reason: string | null;
+  finished_at: Timestamp | null;
+  id: Generated<string>;
+  idempotency_key: string;
+  latency_ms: number | null;
+  llm_model_id: string | null;
+  model: string | null;
+  prompt_tokens: Generated<number>;
+  provider: string | null;
+  response: Json | null;
+  run_id: string;
+  status: Generated<CallStatus>;
+  step_order: number;
+  turn: number;
+  workspace_id: string;
+}
+
+export interface LlmModels {
+  context_window: number | null;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  input_cost_per_1k: Generated<Numeric>;
+  is_default: Generated<boolean>;
+  model_id: string;
+  name: string;
+  output_cost_per_1k: Generated<Numeric>;
+  provider: string;
+}
+
+export interface McpConfigurations {
+  agent_id: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_enabled: Generated<boolean>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface McpRefreshLog {
+  connection_id: string;
+  created_at: Generated<Timestamp>;
+  details: Generated<Json>;
+  duration_ms: number | null;
+  error_message: string | null;
+  id: Generated<string>;
+  job_id: string | null;
+  status: string;
+  tools_added: Generated<number>;
+  tools_changed: Generated<number>;
+  tools_removed: Generated<number>;
+}
+
+export interface McpServers {
+  capabilities: Generated<Json>;
+  config_id: string;
+  created_at: Generated<Timestamp>;
+  endpoint_url: string;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  max_retries: Generated<number>;
+  name: string;
+  /**
+   * Servers are asked in descending order of it.
+   */
+  priority: Generated<number>;
+  retry_backoff_ms: Generated<number>;
+  timeout_ms: Generated<number>;
+  updated_at: Generated<Timestamp>;
+  vault_api_key_id: string | null;
+}
+
+export interface McpToolsCache {
+  connection_id: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_quarantined: Generated<boolean>;
+  last_updated: Generated<Timestamp>;
+  openai_schema: Json;
+  reason: string | null;
+  reason_code: string | null;
+  /**
+   * Of the whole tool as its server described it; compared again when the tool is called.
+   */
+  schema_hash: string | null;
+  tool_name: string;
+  tool_schema: Json;
+}
+
+export interface MediaLibrary {
+  assigned_agents_count: Generated<number>;
+  bucket: Generated<string>;
+  category: string | null;
+  chunk_count: Generated<number>;
+  content_sha256: string | null;
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  display_name: string | null;
+  file_name: string;
+  file_size: number | null;
+  file_type: string | null;
+  file_url: string | null;
+  id: Generated<string>;
+  is_archived: Generated<boolean>;
+  processing_status: Generated<ProcessingStatus>;
+  reason: string | null;
+  /**
+   * Why processing failed, as a word; reason is the sentence.
+   */
+  reason_code: string | null;
+  storage_path: string | null;
+  tags: Generated<string[]>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  workspace_id: string;
+}
+
+export interface MediaProcessingLogs {
+  attempt: Generated<number>;
+  created_at: Generated<Timestamp>;
+  details: Generated<Json>;
+  duration_ms: number | null;
+  id: Generated<string>;
+  job_id: string | null;
+  media_id: string;
+  /**
+   * upload, text_extraction, chunking, embedding or indexing.
+   */
+  processing_step: string;
+  status: ProcessingLogStatus;
+}
+
+export interface Personas {
+  created_at: Generated<Timestamp>;
+  escalation_policy: Generated<FallbackPolicy>;
+  fallback_message: string | null;
+  greeting: string | null;
+  id: Generated<string>;
+  name: string;
+  tone: Generated<PersonaTone>;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface PricingPlans {
+  /**
+   * A month; null and -1 both mean unlimited, as in the other limits.
+   */
+  conversation_limit: number | null;
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  features: Generated<Json>;
+  id: Generated<string>;
+  /**
+   * The plan of every workspace without a live subscription.
+   */
+  is_default: Generated<boolean>;
+  message_limit: number | null;
+  name: string;
+  price_monthly: Generated<Numeric>;
+  price_yearly: Numeric | null;
+  stripe_price_id: string | null;
+  token_limit: number | null;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface Profiles {
+  avatar_url: string | null;
+  created_at: Generated<Timestamp>;
+  first_name: string | null;
+  full_name: string | null;
+  id: string;
+  last_name: string | null;
+  updated_at: Generated<Timestamp>;
+  username: string | null;
+  /**
+   * The workspace that the user looks at now. It grants nothing: no policy reads it.
+   */
+  workspace_id: string | null;
+}
+
+export interface Roles {
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  id: Generated<string>;
+  name: string;
+}
+
+export interface ServiceProviders {
+  authorization_endpoint: string | null;
+  configuration_metadata: Generated<Json>;
+  created_at: Generated<Timestamp>;
+  display_name: string;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  name: string;
+  provider_type: ProviderType;
+  scopes_supported: Generated<Json>;
+  token_endpoint: string | null;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface TaskRuns {
+  agent_id: string | null;
+  claims_without_progress: Generated<number>;
+  completion_tokens: Generated<number>;
+  cost_micros: Generated<number>;
+  created_at: Generated<Timestamp>;
+  current_step: Generated<number>;
+  finished_at: Timestamp | null;
+  id: Generated<string>;
+  input: Generated<Json>;
+  is_serial: Generated<boolean>;
+  job_id: string | null;
+  journal_seq: Generated<number>;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
+  output: Json | null;
+  prompt_tokens: Generated<number>;
+  reason: string | null;
+  reason_code: string | null;
+  retry_of_run_id: string | null;
+  scheduled_for: Timestamp | null;
+  settings: Json;
+  started_at: Timestamp | null;
+  status: Generated<RunStatus>;
+  steps: Json;
+  task_id: string | null;
+  tool_calls: Generated<number>;
+  trigger: Generated<RunTrigger>;
+  turns: Generated<number>;
+  user_id: string | null;
+  wake_at: Timestamp | null;
+  worker_id: string | null;
+  workspace_id: string;
+}
+
+export interface TaskStepRuns {
+  attempt: Generated<number>;
+  context: Json | null;
+  created_at: Generated<Timestamp>;
+  duration_ms: number | null;
+  error_message: string | null;
+  finished_at: Timestamp | null;
+  id: Generated<string>;
+  reason_code: string | null;
+  result: Json | null;
+  run_id: string;
+  started_at: Timestamp | null;
+  status: Generated<TaskStepStatus>;
+  step_id: string | null;
+  step_name: string;
+  step_order: number;
+  workspace_id: string;
+}
+
+export interface TaskSteps {
+  created_at: Generated<Timestamp>;
+  error_message: string | null;
+  execution_completed_at: Timestamp | null;
+  execution_duration_ms: number | null;
+  execution_result: Json | null;
+  execution_started_at: Timestamp | null;
+  id: Generated<string>;
+  include_previous_context: Generated<boolean>;
+  instructions: Generated<string>;
+  max_retries: number | null;
+  retry_count: Generated<number>;
+  status: Generated<TaskStepStatus>;
+  step_name: string;
+  step_order: number;
+  task_id: string;
+  timeout_seconds: number | null;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface TeamCanvasLayouts {
+  connections: Generated<Json>;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  positions: Generated<Json>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  view_settings: Generated<Json>;
+  workspace_id: string;
+}
+
+export interface TeamConnections {
+  color: string | null;
+  connection_type: TeamConnectionType;
+  created_at: Generated<Timestamp>;
+  created_by_user_id: string | null;
+  from_team_id: string;
+  id: Generated<string>;
+  label: string | null;
+  style: string | null;
+  to_team_id: string;
+  workspace_id: string;
+}
+
+export interface TeamMembers {
+  agent_id: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  joined_at: Generated<Timestamp>;
+  reports_to_agent_id: string | null;
+  reports_to_user: Generated<boolean>;
+  team_id: string;
+  team_role: Generated<string>;
+  team_role_description: string | null;
+  workspace_id: string;
+}
+
+export interface Teams {
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  id: Generated<string>;
+  name: string;
+  owner_user_id: string;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface ToolCalls {
+  agent_id: string | null;
+  arguments: Generated<Json>;
+  call_index: number;
+  connection_id: string | null;
+  created_at: Generated<Timestamp>;
+  credential_id: string | null;
+  decided_at: Timestamp | null;
+  decided_by: string | null;
+  duration_ms: number | null;
+  effect: string;
+  error_code: string | null;
+  error_message: string | null;
+  finished_at: Timestamp | null;
+  id: Generated<string>;
+  idempotency_key: string;
+  provider_call_id: string;
+  result: Json | null;
+  run_id: string;
+  source: string;
+  status: Generated<CallStatus>;
+  step_order: number;
+  tool_name: string;
+  turn: number;
+  workspace_id: string;
+}
+
+export interface ToolCatalog {
+  category: string | null;
+  created_at: Generated<Timestamp>;
+  default_config: Generated<Json>;
+  description: string | null;
+  display_name: string;
+  docker_image: string | null;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  name: string;
+  resource_requirements: Generated<Json>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface UsageEventKeys {
+  idempotency_key: string;
+  recorded_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface UsageEvents {
+  agent_id: string | null;
+  /**
+   * Millionths of a US dollar.
+   */
+  cost_micros: Generated<number>;
+  dimensions: Generated<Json>;
+  id: Generated<string>;
+  idempotency_key: Generated<string>;
+  metric: string;
+  occurred_at: Generated<Timestamp>;
+  quantity: Generated<number>;
+  recorded_at: Generated<Timestamp>;
+  run_id: string | null;
+  workspace_id: string;
+  /**
+   * The writing transaction. What a roll-up has not seen is what its snapshot could not see; a rising id would miss those that committed late.
+   */
+  xid: Generated<string>;
+}
+
+export interface UsageQuarterHours {
+  bucket: Timestamp;
+  cost_micros: Generated<number>;
+  events: Generated<number>;
+  metric: string;
+  quantity: Generated<number>;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface UserAgents {
+  agent_id: string;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  settings: Generated<Json>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+}
+
+export interface UserIntegrationCredentials {
+  connection_metadata: Generated<Json>;
+  connection_name: Generated<string>;
+  connection_status: Generated<ConnectionStatus>;
+  created_at: Generated<Timestamp>;
+  credential_type: CredentialType;
+  encrypted_access_token: string | null;
+  encrypted_refresh_token: string | null;
+  id: Generated<string>;
+  last_refreshed_at: Timestamp | null;
+  next_refresh_at: Timestamp | null;
+  reason_code: string | null;
+  refresh_failures: Generated<number>;
+  refresh_lease_token: string | null;
+  refresh_lease_until: Timestamp | null;
+  /**
+   * Set before a refresh is sent, cleared when its answer is stored: a rotated token may be lost in between.
+   */
+  refresh_started_at: Timestamp | null;
+  scopes_granted: Generated<Json>;
+  service_provider_id: string;
+  token_expires_at: Timestamp | null;
+  /**
+   * Rises with every stored token. A refresh stores its answer only over the version that it started from.
+   */
+  token_version: Generated<number>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  vault_access_token_id: string | null;
+  vault_refresh_token_id: string | null;
+  workspace_id: string;
+}
+
+export interface UserPreferences {
+  created_at: Generated<Timestamp>;
+  notification_settings: Generated<Json>;
+  theme: Generated<string>;
+  timezone: Generated<string>;
+  ui_preferences: Generated<Json>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+}
+
+export interface UserRoles {
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  /**
+   * Written by the trigger on workspace_members; an application that inserts the same role itself replaces it.
+   */
+  is_mirrored: Generated<boolean>;
+  role: AppRole | null;
+  role_id: string | null;
+  user_id: string;
+  workspace_id: string | null;
+}
+
+export interface UserSecrets {
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  updated_at: Generated<Timestamp>;
+  user_id: string;
+  vault_id: string;
+  vault_item_id: string | null;
+}
+
+export interface UserTeamMemberships {
+  id: Generated<string>;
+  joined_at: Generated<Timestamp>;
+  team_id: string;
+  user_id: string;
+}
+
+export interface WorkspaceLlmConfig {
+  api_key: string | null;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  provider: string;
+  secret_form: string | null;
+  updated_at: Generated<Timestamp>;
+  vault_api_key_id: string | null;
+  workspace_id: string;
+}
+
+export interface WorkspaceMembers {
+  agent_id: string | null;
+  id: Generated<string>;
+  /**
+   * Written by a trigger; an application that inserts the same membership itself replaces it.
+   */
+  is_automatic: Generated<boolean>;
+  joined_at: Generated<Timestamp>;
+  role: Generated<WorkspaceMemberRole>;
+  team_id: string | null;
+  user_id: string | null;
+  workspace_id: string;
+}
+
+export interface Workspaces {
+  created_at: Generated<Timestamp>;
+  description: string | null;
+  id: Generated<string>;
+  /**
+   * The workspace made for its owner, into which rows without a workspace fall. It goes when its owner is deleted.
+   */
+  is_personal: Generated<boolean>;
+  is_public: Generated<boolean>;
+  name: string;
+  owner_user_id: string;
+  settings: Generated<Json>;
+  slug: string;
+  /**
+   * IANA name; months of usage begin at its midnight.
+   */
+  timezone: Generated<string>;
+  updated_at: Generated<Timestamp>;
+}
+
+export interface WorkspaceSubscriptions {
+  created_at: Generated<Timestamp>;
+  current_period_end: Timestamp | null;
+  current_period_start: Generated<Timestamp>;
+  end_date: Timestamp | null;
+  id: Generated<string>;
+  plan_id: string;
+  status: Generated<SubscriptionStatus>;
+  stripe_subscription_id: string | null;
+  updated_at: Generated<Timestamp>;
+  /**
+   * Who pays, where the application subscribes users.
+   */
+  user_id: string | null;
+  workspace_id: string;
+}
+
+export interface WorkspaceUsage {
+  closed_at: Timestamp | null;
+  conversations: Generated<number>;
+  cost_micros: Generated<number>;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  messages: Generated<number>;
+  month: Timestamp;
+  period_end: Timestamp;
+  period_start: Timestamp;
+  rolled_up_at: Timestamp | null;
+  task_runs: Generated<number>;
+  tokens_used: Generated<number>;
+  tool_calls: Generated<number>;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface WorkspaceUsageCounters {
+  metric: string;
+  month: Timestamp;
+  used: Generated<number>;
+  workspace_id: string;
+}
+
+export interface DB {
+  account_tool_environments: AccountToolEnvironments;
+  agent_api_connections: AgentApiConnections;
+  agent_datastores: AgentDatastores;
+  agent_discord_connections: AgentDiscordConnections;
+  agent_feedback: AgentFeedback;
+  agent_integration_permissions: AgentIntegrationPermissions;
+  agent_logs: AgentLogs;
+  agent_mcp_connections: AgentMcpConnections;
+  agent_media_assignments: AgentMediaAssignments;
+  agent_messages: AgentMessages;
+  agent_task_event_triggers: AgentTaskEventTriggers;
+  agent_tasks: AgentTasks;
+  agent_web_widget_config: AgentWebWidgetConfig;
+  "agentd.audit_log": AgentdAuditLog;
+  "agentd.job_runs": AgentdJobRuns;
+  "agentd.late_tasks": AgentdLateTasks;
+  "agentd.platform_objects": AgentdPlatformObjects;
+  "agentd.queue_controls": AgentdQueueControls;
+  "agentd.queue_health": AgentdQueueHealth;
+  "agentd.queue_settings": AgentdQueueSettings;
+  "agentd.recent_failures": AgentdRecentFailures;
+  "agentd.signup_failures": AgentdSignupFailures;
+  "agentd.sleepers": AgentdSleepers;
+  "agentd.stuck_work": AgentdStuckWork;
+  "agentd.usage_reservations": AgentdUsageReservations;
+  "agentd.usage_rollup_state": AgentdUsageRollupState;
+  "agentd.worker_health": AgentdWorkerHealth;
+  "agentd.workers": AgentdWorkers;
+  "agentd.workspace_activity": AgentdWorkspaceActivity;
+  agents: Agents;
+  api_connections: ApiConnections;
+  "auth.users": AuthUsers;
+  billing_invoices: BillingInvoices;
+  channel_configs: ChannelConfigs;
+  chat_channels: ChatChannels;
+  chat_messages: ChatMessages;
+  chat_room_members: ChatRoomMembers;
+  chat_rooms: ChatRooms;
+  chat_sessions: ChatSessions;
+  conversations: Conversations;
+  credential_refresh_log: CredentialRefreshLog;
+  datastores: Datastores;
+  integration_capabilities: IntegrationCapabilities;
+  integrations: Integrations;
+  knowledge_chunks: KnowledgeChunks;
+  knowledge_sources: KnowledgeSources;
+  leads: Leads;
+  llm_calls: LlmCalls;
+  llm_models: LlmModels;
+  mcp_configurations: McpConfigurations;
+  mcp_refresh_log: McpRefreshLog;
+  mcp_servers: McpServers;
+  mcp_tools_cache: McpToolsCache;
+  media_library: MediaLibrary;
+  media_processing_logs: MediaProcessingLogs;
+  personas: Personas;
+  pricing_plans: PricingPlans;
+  profiles: Profiles;
+  roles: Roles;
+  service_providers: ServiceProviders;
+  task_runs: TaskRuns;
+  task_step_runs: TaskStepRuns;
+  task_steps: TaskSteps;
+  team_canvas_layouts: TeamCanvasLayouts;
+  team_connections: TeamConnections;
+  team_members: TeamMembers;
+  teams: Teams;
+  tool_calls: ToolCalls;
+  tool_catalog: ToolCatalog;
+  usage_event_keys: UsageEventKeys;
+  usage_events: UsageEvents;
+  usage_quarter_hours: UsageQuarterHours;
+  user_agents: UserAgents;
+  user_integration_credentials: UserIntegrationCredentials;
+  user_preferences: UserPreferences;
+  user_roles: UserRoles;
+  user_secrets: UserSecrets;
+  user_team_memberships: UserTeamMemberships;
+  workspace_llm_config: WorkspaceLlmConfig;
+  workspace_members: WorkspaceMembers;
+  workspace_subscriptions: WorkspaceSubscriptions;
+  workspace_usage: WorkspaceUsage;
+  workspace_usage_counters: WorkspaceUsageCounters;
+  workspaces: Workspaces;
+}

@@ -33,7 +33,7 @@ export function taskRunJob(deps: TaskRunDeps): Job {
         if (outcome.kind === 'waiting') return snooze(outcome.waitMs);
         if (outcome.kind === 'released') throw new JobAborted('drain');
       } finally {
-        deps.leases.release(claimed.id);
+        deps.leases.release(claimed.id, claimed.lease_epoch);
       }
       return undefined;
     },

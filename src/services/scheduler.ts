@@ -14,7 +14,7 @@ import {
   type OccurrenceRow,
   type TaskAdvance,
 } from '../db/tasks.ts';
-import { planTask, ScheduleError } from '../schedule/index.ts';
+import { type Plan, planTask, ScheduleError } from '../schedule/index.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const BATCH = 500;
@@ -95,60 +95,36 @@ function plan(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
 }
 
 function owed(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvance } {
-  const result = planTask(
-    {
-      cronExpression: task.cron_expression,
-      timezone: task.timezone,
-      nextRunAt: task.next_run_at,
-      startDate: task.start_date,
-      endDate: task.end_date,
-      maxExecutions: task.max_executions,
-      totalExecutions: task.total_executions,
-      misfirePolicy: task.misfire_policy,
-    },
-    task.now,
+  const schedule = {
+    cronExpression: task.cron_expression,
+    timezone: task.timezone,
+    nextRunAt: task.next_run_at,
+    startDate: task.start_date,
+    endDate: task.end_date,
+    maxExecutions: task.max_executions,
+    totalExecutions: task.total_executions,
+    misfirePolicy: task.misfire_policy,
+  };
+  const remaining =
+    task.max_executions === null ? Number.POSITIVE_INFINITY : task.max_executions - task.total_executions;
+  // Only what is started counts against max_executions, and only here is it known what is: the plan has no limit.
+  const result = planTask(remaining > 0 ? { ...schedule, maxExecutions: null } : schedule, task.now);
+  const occurrences: OccurrenceRow[] = result.skipped.map((s) =>
+    occurrence(task, s.scheduledFor, 'catch_up', { code: s.reasonCode, reason: s.reason }),
   );
-  const row = (
-    scheduledFor: Date,
-    trigger: OccurrenceRow['trigger'],
-    skip: { code: string; reason: string } | null,
-  ): OccurrenceRow => ({
-    task_id: task.id,
-    trigger,
-    scheduled_for: scheduledFor,
-    status: skip ? 'skipped' : 'queued',
-    // caught-up runs follow each other; side by side they would all be one overlap
-    is_serial: task.misfire_policy === 'run_all' && trigger === 'catch_up',
-    reason_code: skip?.code ?? null,
-    reason: skip?.reason ?? null,
-  });
-  const occurrences: OccurrenceRow[] = [
-    ...result.skipped.map((s) =>
-      row(s.scheduledFor, 'catch_up' as const, { code: s.reasonCode, reason: s.reason }),
-    ),
-    ...result.runs.map((run) =>
-      row(
-        run.scheduledFor,
-        run.trigger,
-        task.overlap_policy === 'skip' && task.live_run !== null
-          ? {
-              code: 'overlap',
-              reason: `Run ${task.live_run} of this task had not ended. Set overlap_policy to queue or allow to run it all the same.`,
-            }
-          : null,
-      ),
-    ),
-  ];
-  const executions = occurrences.filter((o) => o.status === 'queued').length;
-  const once = task.cron_expression === null && result.nextRunAt === null && result.completed === null;
-  const completed = once
-    ? { reasonCode: 'no_more_occurrences', reason: 'The task had one date and no cron expression.' }
-    : result.completed;
+  let executions = 0;
+  for (const run of result.runs) {
+    if (executions >= remaining) break;
+    const skip = whySkipped(task, run.trigger, executions > 0);
+    if (!skip) executions++;
+    occurrences.push(occurrence(task, run.scheduledFor, run.trigger, skip));
+  }
+  const completed = whyCompleted(task, result, executions >= remaining);
   return {
     occurrences,
     advance: {
       id: task.id,
-      next_run_at: result.nextRunAt,
+      next_run_at: completed ? null : result.nextRunAt,
       executions,
       ran: executions > 0,
       status: completed ? 'completed' : 'active',
@@ -156,4 +132,70 @@ function owed(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
       reason: completed?.reason ?? null,
     },
   };
+}
+
+type Reason = { readonly code: string; readonly reason: string };
+
+/** Caught-up runs of run_all follow each other: side by side they would all be one overlap. */
+function isSerial(task: DueTask, trigger: OccurrenceRow['trigger']): boolean {
+  return task.misfire_policy === 'run_all' && trigger === 'catch_up';
+}
+
+function occurrence(
+  task: DueTask,
+  at: Date,
+  trigger: OccurrenceRow['trigger'],
+  skip: Reason | null,
+): OccurrenceRow {
+  return {
+    task_id: task.id,
+    trigger,
+    scheduled_for: at,
+    status: skip ? 'skipped' : 'queued',
+    is_serial: isSerial(task, trigger),
+    reason_code: skip?.code ?? null,
+    reason: skip?.reason ?? null,
+  };
+}
+
+/** Why an occurrence is not started; null if it is. `another` says that one before it is started with it. */
+function whySkipped(task: DueTask, trigger: OccurrenceRow['trigger'], another: boolean): Reason | null {
+  if (task.agent_blocked === 'agent_draft') {
+    return {
+      code: 'agent_draft',
+      reason: 'The agent is a draft. Set its status to live to let its schedule run.',
+    };
+  }
+  if (task.agent_blocked === 'agent_inactive') {
+    return {
+      code: 'agent_inactive',
+      reason: 'The agent is not active. Set is_active to let its schedule run.',
+    };
+  }
+  if (task.overlap_policy !== 'skip' || isSerial(task, trigger)) return null;
+  const advice = 'Set overlap_policy to queue or allow to run it all the same.';
+  if (task.live_run !== null) {
+    return { code: 'overlap', reason: `Run ${task.live_run} of this task had not ended. ${advice}` };
+  }
+  return another
+    ? { code: 'overlap', reason: `The occurrence before it was only just started. ${advice}` }
+    : null;
+}
+
+function whyCompleted(
+  task: DueTask,
+  plan: Plan,
+  limitReached: boolean,
+): { reasonCode: string; reason: string } | null {
+  if (plan.completed) return plan.completed;
+  if (limitReached) {
+    return {
+      reasonCode: 'max_executions_reached',
+      reason: `The task has run ${task.max_executions} times, as its max_executions says.`,
+    };
+  }
+  if (task.cron_expression === null && plan.nextRunAt === null) {
+    return { reasonCode: 'no_more_occurrences', reason: 'The task had one date and no cron expression.' };
+  }
+  return null;
 }

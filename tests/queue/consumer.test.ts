@@ -224,12 +224,13 @@ describe.skipIf(!onServer)('server-only', () => {
     await expect.poll(asleep, until).toBe(1);
     await db.transaction(async (tx) => {
       for (const key of ['x', 'y', 'z']) {
-        await tx.query(`select agentd.enqueue('sleepy', jsonb_build_object('key', $1::text), $1, null, null)`, [key]);
+        await tx.query(
+          `select agentd.enqueue('sleepy', jsonb_build_object('key', $1::text), $1, null, null)`,
+          [key],
+        );
       }
     });
-    await expect
-      .poll(() => outcomes(db, 'sleepy'), until)
-      .toEqual(['completed', 'completed', 'completed']);
+    await expect.poll(() => outcomes(db, 'sleepy'), until).toEqual(['completed', 'completed', 'completed']);
     expect(heard).toEqual(['sleepy']);
     await expect.poll(asleep, until).toBe(1);
     await worker.drain(100);

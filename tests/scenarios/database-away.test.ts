@@ -76,7 +76,7 @@ describe.skipIf(!onServer)('server-only: a database that ends every session agai
     expect(usage).toEqual({ tokens: 36, runs: 12 });
   });
 
-  test('a daemon that was idle meanwhile hears of new work at once again', async () => {
+  test('a daemon that was idle meanwhile works on what comes after', async () => {
     await using _daemon = await testDaemon(db, model);
     const taskId = await makeTask(db, platform);
     await until(

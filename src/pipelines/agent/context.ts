@@ -85,9 +85,13 @@ function systemMessage(task: string, agent: ClaimedAgent, step: StepPlan): strin
   return lines.filter(Boolean).join('\n\n');
 }
 
-/** Marks a text as data; a closing mark inside it is defused. */
+/** Marks a text as data; marks inside it, however they are written, are defused, and the title stays one line. */
 export function data(title: string, text: string): string {
-  return `${title}:\n<data>\n${text.replaceAll('</data>', '<\\/data>')}\n</data>`;
+  return `${defuse(title).replace(/\s+/g, ' ')}:\n<data>\n${defuse(text)}\n</data>`;
+}
+
+function defuse(text: string): string {
+  return text.replace(/<(\s*\/?\s*data\b[^>]*)>/gi, '‹$1›');
 }
 
 /** Passages with where they come from. */

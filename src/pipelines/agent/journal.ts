@@ -145,7 +145,17 @@ export class RunJournal {
     try {
       result = await this.#write(checkpoint);
     } catch (error) {
-      // Not applied: the next checkpoint takes its place.
+      // Not applied: the next checkpoint takes its place, and what it settled is still open.
+      for (const { context: _context, result: _result, ...step } of checkpoint.steps) {
+        this.#openSteps.set(step.order, { ...step, status: 'running' });
+      }
+      for (const call of checkpoint.llm) {
+        this.#openCalls.set(`${call.order}:${call.turn}`, unmade(call.order, call.turn, call.attempt));
+      }
+      for (const call of checkpoint.tools) {
+        const { result: _, ...open } = call;
+        this.#openTools.set(`${call.order}:${call.turn}:${call.index}`, { ...open, status: 'started' });
+      }
       this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq, checkpoint.current_step);
       throw new JournalRefused(error);
     }

@@ -41,19 +41,23 @@ export class Leases {
     this.#timer?.cancel();
   }
 
-  /** Holds a claimed run until `release`. */
+  /**
+   * Holds a claimed run until `release`. An older claim of the same run by this process (it had lost the lease
+   * without noticing) is stopped.
+   */
   hold(run: string, epoch: number, controller: AbortController): void {
+    this.abort(run, 'lease_lost');
     this.#held.set(run, { epoch, controller, confirmedAt: this.#clock.now() });
   }
 
   /** A checkpoint extended the lease. */
-  confirm(run: string): void {
+  confirm(run: string, epoch: number): void {
     const held = this.#held.get(run);
-    if (held) held.confirmedAt = this.#clock.now();
+    if (held?.epoch === epoch) held.confirmedAt = this.#clock.now();
   }
 
-  release(run: string): void {
-    this.#held.delete(run);
+  release(run: string, epoch: number): void {
+    if (this.#held.get(run)?.epoch === epoch) this.#held.delete(run);
   }
 
   /** Stops a run of this process at once; returns whether it was here. */

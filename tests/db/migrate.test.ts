@@ -1,0 +1,181 @@
+import { PGlite } from '@electric-sql/pglite';
+import { afterEach, expect, test } from 'vitest';
+import { loadConfig } from '../../src/config.ts';
+import { openDatabase } from '../../src/db/database.ts';
+import { serveEmbedded } from '../../src/db/embedded.ts';
+import {
+  DatabaseStateError,
+  migrateDown,
+  migrateUp,
+  migrationStatus,
+  newestMigration,
+} from '../../src/db/migrate.ts';
+import { emptyDatabase, onServer, type TestDatabase } from '../support/database.ts';
+import { makePlatform, startTask } from '../support/platform.ts';
+import { catalogSnapshot } from './catalog-snapshot.ts';
+import { rowsOf } from './schema-rows.ts';
+import { company } from './schema-support.ts';
+
+const { queues } = loadConfig({});
+
+let db: TestDatabase;
+const opened: TestDatabase[] = [];
+afterEach(async () => {
+  for (const one of opened.splice(0)) await one.dispose();
+});
+
+async function newDatabase(): Promise<TestDatabase> {
+  const made = await emptyDatabase();
+  opened.push(made);
+  return made;
+}
+
+async function schemasLeft(): Promise<string[]> {
+  const rows = await db.query<{ name: string }>(
+    `select nspname as name from pg_namespace where nspname in ('agentd', 'pgboss', 'auth') order by 1`,
+  );
+  return rows.map((row) => row.name);
+}
+
+const pending = async (): Promise<string[]> =>
+  (await migrationStatus(db)).filter((migration) => migration.appliedAt === null).map(({ name }) => name);
+
+/** Rows of what an application and the engine keep, a queued run with its job among them. */
+async function fill(): Promise<void> {
+  await rowsOf(db.pool, await company(db.pool));
+  await startTask(db, await makePlatform(db), 'Say yes.');
+  const [row] = await db.query<{ jobs: number }>('select count(*) as jobs from pgboss.job');
+  expect(row?.jobs).toBeGreaterThan(0);
+}
+
+test('an empty database gets every migration and every queue; a second time there is nothing to do', async () => {
+  db = await newDatabase();
+  const all = await pending();
+  expect(all.at(-1)).toBe(newestMigration);
+  expect(await migrateUp(db, queues)).toEqual(all);
+  expect(await pending()).toEqual([]);
+
+  const before = await catalogSnapshot(db.pool);
+  const made = await db.query<{ name: string }>('select name from pgboss.queue order by name');
+  expect(made.map((queue) => queue.name)).toEqual(
+    Object.keys(queues)
+      .flatMap((name) => [name, `${name}-failed`])
+      .sort(),
+  );
+  const times = await migrationStatus(db);
+  expect(await migrateUp(db, queues)).toEqual([]);
+  expect(await migrationStatus(db)).toEqual(times);
+  expect(await catalogSnapshot(db.pool)).toEqual(before);
+  expect(await db.query('select name from pgboss.queue order by name')).toEqual(made);
+});
+
+test('a second time brings changed settings of a queue to it', async () => {
+  db = await newDatabase();
+  await migrateUp(db, queues);
+  const [name, queue] = Object.entries(queues)[0] ?? [];
+  if (!name || !queue) throw new Error('There is no queue in the configuration.');
+  await migrateUp(db, { [name]: { ...queue, retryLimit: 17, workspaceCeiling: 23 } });
+  const [row] = await db.query(
+    `select q.retry_limit, s.workspace_ceiling from pgboss.queue q join agentd.queue_settings s on s.queue = q.name
+      where q.name = $1`,
+    [name],
+  );
+  expect(row).toEqual({ retry_limit: 17, workspace_ceiling: 23 });
+});
+
+// The embedded database has one backend: there is no second session to race with.
+test.runIf(onServer)(
+  'processes that migrate at the same moment all succeed, and each step runs once',
+  async () => {
+    db = await newDatabase();
+    const all = await pending();
+    const others = [1, 2, 3].map(() => openDatabase({ url: db.url, embedded: false }));
+    try {
+      const applied = await Promise.all([db, ...others].map((one) => migrateUp(one, queues)));
+      expect(applied.flat().sort()).toEqual(all);
+      expect(await pending()).toEqual([]);
+      const [row] = await db.query<{ queues: number }>('select count(*) as queues from pgboss.queue');
+      expect(row?.queues).toBe(2 * Object.keys(queues).length);
+    } finally {
+      for (const other of others) await other.close();
+    }
+  },
+);
+
+test('one by one down with rows in the tables, and up again', async () => {
+  db = await newDatabase();
+  const all = await migrateUp(db, queues);
+  const first = await catalogSnapshot(db.pool);
+  await fill();
+  for (const name of all.toReversed()) {
+    expect(await migrateDown(db)).toEqual([name]);
+  }
+  expect(await migrateDown(db)).toEqual([]);
+  expect(await pending()).toEqual(all);
+  // pg-boss's schema, and the jobs in it, go only when told to
+  expect(await schemasLeft()).toEqual(['pgboss']);
+  expect(await migrateUp(db, queues)).toEqual(all);
+  expect(await catalogSnapshot(db.pool)).toEqual(first);
+  await fill();
+});
+
+test('down with all and queue leaves a database without the schemas of agentd and pg-boss', async () => {
+  db = await newDatabase();
+  const all = await migrateUp(db, queues);
+  await fill();
+  expect(await migrateDown(db, { all: true, queue: true })).toEqual(all.toReversed());
+  expect(await schemasLeft()).toEqual([]);
+  const left = await db.query<{ name: string }>(
+    `select tablename as name from pg_tables where schemaname = 'public'`,
+  );
+  expect(left).toEqual([]);
+});
+
+test('a step that fails names itself and leaves nothing of the others', async () => {
+  db = await newDatabase();
+  await db.query('create table public.task_runs (mine text)');
+  const failure = await migrateUp(db, queues).catch((error: unknown) => error);
+  expect(failure).toBeInstanceOf(DatabaseStateError);
+  expect((failure as Error).message).toMatch(
+    /^Migration 0008_tasks failed and nothing was changed: .*task_runs/,
+  );
+  expect(await pending()).toEqual((await migrationStatus(db)).map(({ name }) => name));
+  const tables = await db.query<{ name: string }>(
+    `select schemaname || '.' || tablename as name from pg_tables
+      where schemaname in ('public', 'auth', 'pgboss')`,
+  );
+  expect(tables.map((table) => table.name)).toEqual(['public.task_runs']);
+  // out of the way, it goes on as if nothing had been
+  await db.query('drop table public.task_runs');
+  expect((await migrateUp(db, queues)).at(-1)).toBe(newestMigration);
+});
+
+test.runIf(onServer)('a read-only database is refused with the way out, and not touched', async () => {
+  db = await newDatabase();
+  const [row] = await db.query<{ name: string }>('select current_database() as name');
+  await db.query(`alter database ${row?.name} set default_transaction_read_only = on`);
+  // the setting is for connections that come after it
+  const reader = openDatabase({ url: db.url, embedded: false });
+  try {
+    const failure = await migrateUp(reader, queues).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(DatabaseStateError);
+    expect((failure as Error).message).toMatch(/read-only.*default_transaction_read_only/);
+  } finally {
+    await reader.close();
+  }
+  expect(await schemasLeft()).toEqual([]);
+});
+
+test('a server without pgvector is refused with the package to install, and not touched', async () => {
+  const server = await serveEmbedded(await PGlite.create(), 0);
+  const bare = openDatabase({ url: server.url, embedded: true });
+  try {
+    const failure = await migrateUp(bare, queues).catch((error: unknown) => error);
+    expect(failure).toBeInstanceOf(DatabaseStateError);
+    expect((failure as Error).message).toMatch(/pgvector is missing.*Install it/);
+    expect(await bare.query(`select 1 from pg_namespace where nspname in ('agentd', 'pgboss')`)).toEqual([]);
+  } finally {
+    await bare.close();
+    await server.stop();
+  }
+});
