@@ -5,6 +5,8 @@ export type Timer = { cancel(): void };
 export interface Clock {
   /** Milliseconds since the epoch. */
   now(): number;
+  /** Milliseconds since some moment, unmoved when the machine's date is set: for measuring how long ago something was. */
+  elapsed(): number;
   /** Calls `fn` once after `ms` milliseconds. Does not keep the process alive. */
   after(ms: number, fn: () => void): Timer;
 }
@@ -12,6 +14,7 @@ export interface Clock {
 /** The machine's own time. */
 export const systemClock: Clock = {
   now: () => Date.now(),
+  elapsed: () => performance.now(),
   after(ms, fn) {
     // setTimeout takes 31 bits; a longer wait is cut, and its owner looks again.
     const timer = setTimeout(fn, Math.min(ms, 2 ** 31 - 1));

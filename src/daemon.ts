@@ -9,7 +9,13 @@ import { bossOptions } from './db/boss.ts';
 import { connectDatabase } from './db/connect.ts';
 import type { Database } from './db/database.ts';
 import { wakeUp } from './db/jobs.ts';
-import { DatabaseStateError, migrateUp, migrationStatus, newestMigration } from './db/migrate.ts';
+import {
+  DatabaseStateError,
+  migrateUp,
+  migrationStatus,
+  newestMigration,
+  requireUsableServer,
+} from './db/migrate.ts';
 import { retryTransient } from './db/retry.ts';
 import {
   type Checkpoint,
@@ -93,6 +99,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   let boss: PgBoss | null = null;
   let probes: Probes | null = null;
   try {
+    await requireUsableServer(db);
     if (config.autoMigrate) await migrateUp(db, config.queues);
     else await requireMigrated(db);
 

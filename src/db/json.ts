@@ -6,7 +6,5 @@ const REFUSED = /\\(\\|u0000|ud[89a-f][0-9a-f]{2})/gi;
 
 /** Serializes a value for a jsonb parameter; NUL and unpaired surrogates become U+FFFD, in keys as well. */
 export function toJson(value: unknown): string {
-  return JSON.stringify(value).replace(REFUSED, (escape, what: string) =>
-    what === '\\' ? escape : '\\ufffd',
-  );
+  return JSON.stringify(value).replace(REFUSED, (found, what: string) => (what === '\\' ? found : '\\ufffd'));
 }

@@ -78,7 +78,7 @@ export async function migrateUp(
   db: Database,
   queues: Readonly<Record<string, QueueConfig>>,
 ): Promise<string[]> {
-  await checkServer(db);
+  await requireUsableServer(db);
   const results = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateToLatest());
   await installQueues(db, queues);
   return results.map((result) => result.migrationName);
@@ -121,8 +121,12 @@ function unwrap(outcome: { error?: unknown; results?: MigrationResult[] }): Migr
   return outcome.results ?? [];
 }
 
-/** Refuses what agentd can't work with, before anything is changed. */
-async function checkServer(db: Database): Promise<void> {
+/**
+ * Refuses a server that agentd can't work with, before anything is changed.
+ *
+ * Throws DatabaseStateError: too old, read-only, or without pgvector.
+ */
+export async function requireUsableServer(db: Database): Promise<void> {
   const [server] = await db.query<{ version: number; read_only: string; vector: string | null }>(
     `select current_setting('server_version_num')::integer as version,
             current_setting('transaction_read_only') as read_only,

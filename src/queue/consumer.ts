@@ -124,9 +124,14 @@ export class Consumer {
   setPaused(paused: boolean): void {
     const changed = this.#paused !== paused;
     this.#paused = paused;
-    if (changed)
-      this.#options.log.info({ event: paused ? 'queue_paused' : 'queue_resumed', queue: this.queue });
-    if (changed && !paused) this.#pump();
+    if (!changed) return;
+    const { log } = this.#options;
+    if (paused) {
+      log.info({ event: 'queue_paused', queue: this.queue }, 'an operator paused the queue');
+      return;
+    }
+    log.info({ event: 'queue_resumed', queue: this.queue }, 'an operator let the queue go on');
+    this.#pump();
   }
 
   /** Stops one running job, if this process has it. */
@@ -196,7 +201,7 @@ export class Consumer {
   }
 
   async #fetch(wanted: number): Promise<void> {
-    const { db, boss, clock, log, metrics, workerId } = this.#options;
+    const { boss, clock, log, metrics } = this.#options;
     try {
       await retryTransient(
         async () => {
@@ -350,7 +355,10 @@ export class Consumer {
       done
         .catch((error: unknown) => {
           this.#options.metrics.databaseErrors.inc('heartbeat');
-          this.#options.log.warn({ event: 'heartbeat_failed', queue: this.queue, err: error });
+          this.#options.log.warn(
+            { event: 'heartbeat_failed', queue: this.queue, err: error },
+            'could not send heartbeats of jobs',
+          );
         })
         .finally(() => {
           if (!this.#stop.signal.aborted) this.#beat(everyMs);

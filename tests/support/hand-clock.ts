@@ -18,6 +18,7 @@ export function handClock(start = Date.UTC(2026, 0, 1)): HandClock {
   };
   return {
     now: () => now,
+    elapsed: () => now,
     after(ms, fn) {
       const timer = { at: now + ms, fn };
       timers.push(timer);

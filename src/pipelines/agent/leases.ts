@@ -47,13 +47,13 @@ export class Leases {
    */
   hold(run: string, epoch: number, controller: AbortController): void {
     this.abort(run, 'lease_lost');
-    this.#held.set(run, { epoch, controller, confirmedAt: this.#clock.now() });
+    this.#held.set(run, { epoch, controller, confirmedAt: this.#clock.elapsed() });
   }
 
   /** A checkpoint extended the lease. */
   confirm(run: string, epoch: number): void {
     const held = this.#held.get(run);
-    if (held?.epoch === epoch) held.confirmedAt = this.#clock.now();
+    if (held?.epoch === epoch) held.confirmedAt = this.#clock.elapsed();
   }
 
   release(run: string, epoch: number): void {
@@ -75,7 +75,7 @@ export class Leases {
   }
 
   async #tick(): Promise<void> {
-    const now = this.#clock.now();
+    const now = this.#clock.elapsed();
     for (const [run, held] of this.#held) {
       if (now - held.confirmedAt > this.#leaseMs) this.abort(run, 'lease_lost');
     }

@@ -220,12 +220,15 @@ function ended(
   reasonCode: string | null,
 ): RunOutcome {
   deps.metrics.runs.finished(status, reasonCode, run.elapsed_ms / 1000);
-  deps.log.debug({
-    event: 'run_ended',
-    run_id: run.id,
-    workspace_id: run.workspace_id,
-    status,
-    reason_code: reasonCode,
-  });
+  deps.log.debug(
+    {
+      event: 'run_ended',
+      run_id: run.id,
+      workspace_id: run.workspace_id,
+      status,
+      reason_code: reasonCode,
+    },
+    'a run ended',
+  );
   return { kind: 'ended', status, reasonCode };
 }
