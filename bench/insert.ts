@@ -47,10 +47,7 @@ export async function bench(): Promise<Result> {
         insert into bench_task
         select row_number() over (), task_id, workspace_id, agent_id, user_id, steps, settings from public.task_runs`);
       const run = async (script: string): Promise<number> => {
-        await pool.query('truncate public.task_runs cascade');
-        await pool.query(`delete from pgboss.job`);
-        await pool.query('vacuum analyze pgboss.job');
-        await pool.query('checkpoint');
+        await reset(pool);
         const file = join(folder, 'script.sql');
         await writeFile(file, script);
         const args = [
@@ -113,10 +110,21 @@ export async function bench(): Promise<Result> {
   }
 }
 
+/** One ended run a task: a table known to be empty gets plans that scan it, which no table in use has. */
+async function reset(pool: pg.Pool): Promise<void> {
+  await pool.query(`
+    truncate public.task_runs cascade;
+    delete from pgboss.job;
+    insert into public.task_runs (task_id, workspace_id, agent_id, user_id, steps, settings, status, finished_at)
+    select id, workspace_id, agent_id, user_id, steps, settings, 'completed', now() from bench_task`);
+  await pool.query('vacuum analyze public.task_runs, pgboss.job, bench_task');
+  await pool.query('checkpoint');
+}
+
 /** At least nine in ten runs have their job: otherwise the rooms were full and the figure is of something else. */
 async function assertJobs(pool: pg.Pool): Promise<void> {
   const { rows } = await pool.query<{ share: number }>(
-    `select avg((job_id is not null)::integer)::double precision as share from public.task_runs`,
+    `select avg((job_id is not null)::integer)::double precision as share from public.task_runs where status = 'queued'`,
   );
   if (!(rows[0] && rows[0].share > 0.9)) throw new Error(`Only ${rows[0]?.share} of the runs were admitted.`);
 }

@@ -137,5 +137,5 @@ async function createTasks(pool: pg.Pool): Promise<void> {
     [TASKS, DUE, 2 * ROUNDS, WORKSPACES],
   );
   await pool.query('alter table public.agent_tasks enable trigger user');
-  await pool.query('vacuum analyze');
+  await pool.query('vacuum analyze auth.users, public.workspaces, public.agents, public.agent_tasks');
 }

@@ -75,6 +75,32 @@ select count(job_id) as repaired from enqueued`,
   );
 }
 
+/**
+ * Jobs that a dead worker left active although their run has ended, or is gone: its end was committed, the
+ * job's was not.
+ */
+export function dropJobsOfEndedRuns(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'drop_jobs_of_ended_runs',
+    `
+with stale as (
+  select j.id from pgboss.job j
+   where j.name = 'task-run' and j.policy = 'exclusive' and j.state = 'active'
+     and j.started_on < agentd.now() - interval '1 minute'
+     and not exists (select 1 from public.task_runs r
+                      where r.id::text = j.singleton_key and r.status in ('queued', 'running', 'waiting'))
+   limit $1
+),
+dropped as (
+  delete from pgboss.job j using stale
+   where j.name = 'task-run' and j.id = stale.id and j.state = 'active'
+  returning j.id
+)
+select count(*) as repaired from dropped`,
+  );
+}
+
 /** Workspaces with waiting runs and room for them, which only a race or a restart can leave behind. */
 export function admitWaitingRuns(db: Queryable): Promise<number> {
   return count(

@@ -5,7 +5,13 @@
  */
 
 import type { Database } from '../db/database.ts';
-import { admitWaitingRuns, enqueueRunsWithoutJob, requeueLapsedRuns, sweepWorkers } from '../db/reconcile.ts';
+import {
+  admitWaitingRuns,
+  dropJobsOfEndedRuns,
+  enqueueRunsWithoutJob,
+  requeueLapsedRuns,
+  sweepWorkers,
+} from '../db/reconcile.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
@@ -31,6 +37,7 @@ export async function reconcileLeases(deps: ReconcilerDeps): Promise<void> {
 /** Makes missing jobs, admits stranded runs, forgets dead workers. */
 export async function reconcileRest(deps: ReconcilerDeps): Promise<void> {
   report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
+  report(deps, 'job_of_ended_run', await dropJobsOfEndedRuns(deps.db));
   report(deps, 'waiting_room', await admitWaitingRuns(deps.db));
   report(deps, 'dead_worker', await sweepWorkers(deps.db));
 }

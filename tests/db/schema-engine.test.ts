@@ -5,6 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { bossOptions } from '../../src/db/boss.ts';
 import {
   admitWaitingRuns,
+  dropJobsOfEndedRuns,
   enqueueRunsWithoutJob,
   requeueLapsedRuns,
   sweepWorkers,
@@ -581,6 +582,26 @@ describe('reconciling', () => {
     expect(
       await value(db.pool, `select count(*)::int from pgboss.job where singleton_key = any ($1)`, [
         [queued, waiting],
+      ]),
+    ).toBe(2);
+  });
+
+  test('a job that a dead worker left active after its run had ended is dropped, and no other', async () => {
+    const task = await newTask();
+    const [ended, live, fresh] = [await newRun(task), await newRun(task), await newRun(task)];
+    await db.pool.query(
+      `update pgboss.job set state = 'active', started_on = now() - case when singleton_key = $2 then interval '1 second' else interval '1 hour' end
+        where singleton_key = any ($1)`,
+      [[ended, live, fresh], fresh],
+    );
+    await db.pool.query(`update public.task_runs set status = 'running' where id = $1`, [live]);
+    await db.pool.query(`update public.task_runs set status = 'completed' where id = any ($1)`, [
+      [ended, fresh],
+    ]);
+    expect(await dropJobsOfEndedRuns(db)).toBe(1);
+    expect(
+      await value(db.pool, `select count(*)::int from pgboss.job where singleton_key = any ($1)`, [
+        [live, fresh],
       ]),
     ).toBe(2);
   });

@@ -241,19 +241,21 @@ describe('rows that go away while a run executes', () => {
 
 describe('cancelling', () => {
   test('a running run: its request is aborted within a second and nothing of its answer is kept', async () => {
+    // On a server the notification does it: the next renewal would be in twenty seconds.
+    await using other = await daemonOfItsOwn({}, { leaseSeconds: 60 });
     const hold = holdAnswers();
-    const id = await startTask(db, platform, 'long');
+    const id = await startTask(other.db, other.owner, 'long');
     const request = await model.waitForRequest();
     const before = performance.now();
-    expect(await cancel(id)).toBe(true);
+    expect(await cancel(id, other.db)).toBe(true);
     expect(await request.finished).toBe(true);
     expect(performance.now() - before).toBeLessThan(1_500);
     hold.release();
-    await untilIdle();
-    const run = await findRun(db, id);
+    await untilIdle(other.db);
+    const run = await findRun(other.db, id);
     expect(run).toMatchObject({ status: 'cancelled', reason_code: 'cancelled', output: null });
-    expect(await openRows(db, id)).toEqual([]);
-    expect(await cancel(id)).toBe(false);
+    expect(await openRows(other.db, id)).toEqual([]);
+    expect(await cancel(id, other.db)).toBe(false);
   });
 
   test('a queued run is never started', async () => {
@@ -318,6 +320,16 @@ describe('limits', () => {
       [2, 'failed', undefined],
     ]);
   });
+
+  test.each([3_000_000, 2_000_000_000])(
+    'a step may have %i seconds: longer than a timer counts',
+    async (seconds) => {
+      const id = await startTask(db, platform, 'x', { timeout_seconds: seconds }, [
+        { timeoutSeconds: seconds },
+      ]);
+      expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', output: { text: 'answer' } });
+    },
+  );
 
   test('a run ends at its timeout_seconds, whatever its model does', async () => {
     model.respond(() => ({ hang: true }));
@@ -417,23 +429,23 @@ function holdAnswers(): { release(): void } {
   return { release: resolve };
 }
 
-async function cancel(id: string): Promise<boolean | undefined> {
-  const [row] = await db.query<{ done: boolean }>('select public.cancel_run($1) as done', [id]);
+async function cancel(id: string, on: TestDatabase = db): Promise<boolean | undefined> {
+  const [row] = await on.query<{ done: boolean }>('select public.cancel_run($1) as done', [id]);
   return row?.done;
 }
 
 /** The daemon holds no job any more: whatever it was going to write, it has. */
-function untilIdle(): Promise<true> {
+function untilIdle(on: TestDatabase = db): Promise<true> {
   return until('no job is active', async () => {
-    const active = await db.query(`select 1 from pgboss.job where name = 'task-run' and state = 'active'`);
+    const active = await on.query(`select 1 from pgboss.job where name = 'task-run' and state = 'active'`);
     return active.length === 0;
   });
 }
 
-async function daemonOfItsOwn(env: Record<string, string>) {
+async function daemonOfItsOwn(env: Record<string, string>, options: { leaseSeconds?: number } = {}) {
   const database = await testDatabase();
   const owner = await makePlatform(database);
-  const worker = await testDaemon(database, model, { env });
+  const worker = await testDaemon(database, model, { env, ...options });
   return {
     db: database,
     owner,

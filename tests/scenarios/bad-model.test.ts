@@ -72,6 +72,7 @@ const scripts: Record<string, readonly Scripted[]> = {
   'server errors for ever': [{ status: 500, headers: { 'retry-after-ms': '10' } }],
   'dropped connection': [{ drop: true }, { content: 'reconnected' }],
   hang: [{ hang: true }],
+  'rate limit without a pause': [{ status: 429, headers: { 'retry-after': '0' } }],
   characters: [{ content: 'a\u0000b\ud800c' }, { content: 'second' }],
   'characters in arguments': [
     { toolCalls: [{ name: 'current_time', arguments: '{"timezone":"\\u0000\\ud800"}' }] },
@@ -95,6 +96,7 @@ const stepsOf: Record<string, StepColumns[]> = {
   'a megabyte': [{}, { previous: true }],
 };
 const columnsOf: Record<string, Columns> = {
+  'rate limit without a pause': { timeout_seconds: 3 },
   'nonsense body': { max_retries: 1 },
   'nonsense once': { max_retries: 1 },
   nothing: { max_retries: 1 },
@@ -258,6 +260,13 @@ describe('a provider that answers with an error', () => {
     expect(second?.idempotencyKey).toBe(first?.idempotencyKey);
     expect((await stepRuns(db, run.id))[0]?.attempt).toBe(1);
     expect(await modelCalls(db, run.id)).toMatchObject([{ attempt: 2, status: 'completed' }]);
+  });
+
+  test('a rate limit that names no pause is not answered with a storm of requests', async () => {
+    const run = await runOf('rate limit without a pause');
+    expect(run).toMatchObject({ status: 'failed', reason_code: 'timeout' });
+    expect(requestsOf('rate limit without a pause').length).toBeLessThan(30);
+    expect(await openRows(db, run.id)).toEqual([]);
   });
 
   test('server errors are tried again under the same key and cost the step no attempt', async () => {

@@ -59,7 +59,10 @@ describe('a drain', () => {
     const first = await testDaemon(db, model);
     const id = await startTask(db, platform, 'x', {}, twoSteps);
     const request = await model.waitForRequest((r) => r.userText.includes('Second part.'));
+    const before = performance.now();
     await first.stop();
+    // Below the grace that is given to handlers which do not come back.
+    expect(performance.now() - before).toBeLessThan(4_000);
     expect(await request.finished).toBe(true);
     await expectHandedBack(id);
     await expectCompletedByTheNext(id);

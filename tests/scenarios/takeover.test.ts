@@ -169,9 +169,12 @@ describe('a tool call under way when the run changes hands', () => {
     const id = await startTask(db, platform, 'Order tea.', { target_channel_id: channel });
     await until('the tool is called', () => tool.calls.length === 1);
     tool.letGo();
+    // The conversation that was begun goes on, whatever the agent has become.
+    await db.query(`update public.agents set instructions = 'Speak in riddles.'`);
     await loseLease(db, id);
     const run = await waitForRun(db, id);
     await until('the first worker has let go', () => tool.calls[0]?.signal.aborted);
+    expect(model.requests[1]?.body.messages.slice(0, 2)).toEqual(model.requests[0]?.body.messages);
     return { id, run, tool };
   }
 
@@ -272,6 +275,63 @@ describe('a stalled worker whose run was taken over', () => {
     expect(answer).toMatchObject({ applied: false, status: 'completed' });
     expect(await renewLeases(db, [{ run: id, epoch: claimed.lease_epoch }], 15)).toEqual(new Set([id]));
     expect(await everything(id)).toEqual(before);
+  });
+
+  test('writes nothing while its successor has not written anything either: the epoch alone tells them apart', async () => {
+    const id = await startTask(db, platform, 'x');
+    const [older] = await claimRuns(db, [id], 'stalled', 15);
+    await loseLease(db, id);
+    const [newer] = await claimRuns(db, [id], 'successor', 15);
+    if (!older || 'refused' in older || !newer || 'refused' in newer) throw new Error('Not claimed.');
+    expect([newer.lease_epoch, newer.journal_seq]).toEqual([older.lease_epoch + 1, older.journal_seq]);
+    const write = (claimed: typeof older): Promise<void> => {
+      const journal = new RunJournal(claimed, async (checkpoint) => {
+        const [result] = await writeCheckpoints(db, [checkpoint], 15);
+        return result ?? { applied: true };
+      });
+      journal.step({ order: 1, step_id: null, name: 's', attempt: 1, status: 'running', context: {} });
+      return journal.flush();
+    };
+    const before = await everything(id);
+    await expect(write(older)).rejects.toBeInstanceOf(RunLost);
+    expect(await renewLeases(db, [{ run: id, epoch: older.lease_epoch }], 15)).toEqual(new Set([id]));
+    expect(await everything(id)).toEqual(before);
+    await write(newer);
+    expect((await findRun(db, id))?.journal_seq).toBe(1);
+  });
+
+  test('a checkpoint whose answer was lost counts once when it is sent again', async () => {
+    const id = await startTask(db, platform, 'x');
+    const [claimed] = await claimRuns(db, [id], 'worker', 15);
+    if (!claimed || 'refused' in claimed) throw new Error('Not claimed.');
+    const answers: unknown[] = [];
+    const journal = new RunJournal(claimed, async (checkpoint) => {
+      answers.push(...(await writeCheckpoints(db, [checkpoint], 15)));
+      answers.push(...(await writeCheckpoints(db, [checkpoint], 15)));
+      return { applied: true };
+    });
+    journal.modelCall({
+      order: 1,
+      turn: 1,
+      provider: 'openai',
+      model: 'm',
+      model_id: null,
+      credential_source: 'agent',
+      status: 'completed',
+      attempt: 1,
+      prompt_tokens: 10,
+      completion_tokens: 5,
+      cost_micros: 3,
+    });
+    await journal.flush();
+    expect(answers).toEqual([{ applied: true }, { applied: true }]);
+    expect(await findRun(db, id)).toMatchObject({
+      turns: 1,
+      prompt_tokens: 10,
+      cost_micros: 3,
+      journal_seq: 1,
+    });
+    expect(await db.query('select 1 from public.usage_events')).toHaveLength(1);
   });
 
   test('writes nothing between the lapse of its lease and the next claim either', async () => {

@@ -17,7 +17,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await grantSchemas(db);
   await grantTables(db);
   await grantFunctions(db);
-  await coverWorkerWithoutBypass(db);
+  await coverWorker(db);
   await handOver(db);
 }
 
@@ -209,11 +209,11 @@ async function grantFunctions(db: Kysely<unknown>): Promise<void> {
   );
 }
 
-/** Where the migrating role could not hand out BYPASSRLS, a policy lets the worker see what it works on. */
-async function coverWorkerWithoutBypass(db: Kysely<unknown>): Promise<void> {
-  const found = await sql<{ bypass: boolean }>`
-    select rolbypassrls as bypass from pg_catalog.pg_roles where rolname = 'agentd_worker'`.execute(db);
-  if (found.rows[0]?.bypass === true) return;
+/**
+ * A policy lets the worker see what it works on, also where agentd_worker has BYPASSRLS: members of a role inherit its
+ * rights and its policies, never its attributes, and daemons log in as members.
+ */
+async function coverWorker(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
