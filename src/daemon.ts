@@ -8,7 +8,7 @@ import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
 import { connectDatabase } from './db/connect.ts';
 import type { Database } from './db/database.ts';
-import { wakeUp } from './db/jobs.ts';
+import { admitArrivals, wakeUp } from './db/jobs.ts';
 import {
   DatabaseStateError,
   migrateUp,
@@ -154,6 +154,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         log,
         leases,
         claim: (runId) => claims.add(runId),
+        admit: () => admitArrivals(db),
         writeCheckpoint: (checkpoint) => checkpoints.add(checkpoint),
         models: {
           catalog,

@@ -78,6 +78,18 @@ export async function wakeUp(db: Queryable, queue: string, workerId: string): Pr
   );
 }
 
+/** Runs that one statement admits at most. */
+const ADMIT_AT_ONCE = 500;
+
+/** Makes jobs of new runs that have none, as many of each workspace as it has room for. Returns how many. */
+export async function admitArrivals(db: Queryable): Promise<number> {
+  const [row] = await db.query<{ admitted: number }>(
+    { name: 'admit_arrivals', text: 'select agentd.admit_arrivals($1) as admitted' },
+    [ADMIT_AT_ONCE],
+  );
+  return row?.admitted ?? 0;
+}
+
 /** Names of the queues that an operator has paused as a whole. */
 export async function pausedQueues(db: Queryable): Promise<Set<string>> {
   const rows = await db.query<{ queue: string }>({

@@ -909,6 +909,7 @@ export interface TaskRuns {
   finished_at: Timestamp | null;
   id: Generated<string>;
   input: Generated<Json>;
+  is_parked: Generated<boolean>;
   is_serial: Generated<boolean>;
   job_id: string | null;
   journal_seq: Generated<number>;
@@ -920,6 +921,7 @@ export interface TaskRuns {
   reason_code: string | null;
   retry_of_run_id: string | null;
   scheduled_for: Timestamp | null;
+  seq: Generated<number>;
   settings: Json;
   started_at: Timestamp | null;
   status: Generated<RunStatus>;

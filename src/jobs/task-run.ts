@@ -12,6 +12,8 @@ export type TaskRunDeps = RunDeps & {
   /** Claims a run for this worker. */
   readonly claim: (runId: string) => Promise<ClaimedRun | RefusedRun>;
   readonly leases: Leases;
+  /** Lets new runs into pg-boss. */
+  readonly admit: () => Promise<number>;
 };
 
 /** The job of queue task-run. */
@@ -20,6 +22,7 @@ export function taskRunJob(deps: TaskRunDeps): Job {
     queue: 'task-run',
     parse: (data) => payload.parse(data),
     key: ({ run_id }) => run_id,
+    admit: deps.admit,
     async handler({ run_id }, { signal, log }) {
       const claimed = await deps.claim(run_id);
       if ('refused' in claimed) {

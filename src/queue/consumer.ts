@@ -205,6 +205,7 @@ export class Consumer {
     try {
       await retryTransient(
         async () => {
+          if (this.#mode === 'asleep') await this.#options.job.admit?.();
           const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: wanted });
           this.#accept(jobs);
           if (this.#mode === 'draining') return;
@@ -237,6 +238,7 @@ export class Consumer {
     this.#mode = 'asleep';
     this.#lookAgain = !db.embedded;
     // what was committed before the row was, was not told to us
+    await this.#options.job.admit?.();
     const free = this.#wanted();
     if (free > 0) {
       const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free });

@@ -24,6 +24,8 @@ export type JobDefinition<P> = {
   /** The key under which only one job may be live. */
   readonly key: (payload: P) => string;
   readonly handler: Handler<P>;
+  /** Makes jobs of rows that wait for one; asked when fewer jobs than wanted are there. Returns how many it made. */
+  readonly admit?: () => Promise<number>;
 };
 
 /** A definition as the consumer uses it: payloads of all queues look the same. */
@@ -32,6 +34,7 @@ export type Job = {
   readonly key: (data: unknown) => string;
   /** Throws PermanentError with code bad_payload for what the queue does not carry. */
   readonly handle: (data: unknown, context: JobContext) => Promise<undefined | Snooze>;
+  readonly admit: (() => Promise<number>) | null;
 };
 
 /** Makes a definition usable by the consumer. */
@@ -50,5 +53,6 @@ export function defineJob<P>(definition: JobDefinition<P>): Job {
     queue: definition.queue,
     key: (data) => definition.key(parse(data)),
     handle: (data, context) => definition.handler(parse(data), context),
+    admit: definition.admit ?? null,
   };
 }

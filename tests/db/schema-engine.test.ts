@@ -30,13 +30,17 @@ const newTask = (columns = ''): Promise<string> =>
      values ($1, 'Task', 'Do it' ${columns ? `, ${columns.split('=')[1]}` : ''})`,
     [c.agent],
   );
-const newRun = (task: string, columns: Record<string, unknown> = {}): Promise<string> => {
+const admit = (): Promise<unknown> => value(db.pool, 'select agentd.admit_arrivals(1000)');
+/** A run, admitted if there is room. */
+const newRun = async (task: string, columns: Record<string, unknown> = {}): Promise<string> => {
   const names = ['task_id', ...Object.keys(columns)];
-  return inserted(
+  const id = await inserted(
     db.pool,
     `insert into public.task_runs (${names}) values (${names.map((_, i) => `$${i + 1}`)})`,
     [task, ...Object.values(columns)],
   );
+  await admit();
+  return id;
 };
 const field = <T>(table: string, id: string, expression: string): Promise<T | undefined> =>
   value<T>(db.pool, `select ${expression} from ${table} where id = $1`, [id]);
@@ -204,7 +208,7 @@ describe('steps by function', () => {
 });
 
 describe('runs', () => {
-  test('an inserted run copies its task, its steps by position, and gets a job in the same transaction', async () => {
+  test('an inserted run copies its task and its steps by position, and its job is as the queue says', async () => {
     const task = await newTask(`target_channel_id=null`);
     await db.pool.query(
       `insert into public.task_steps (task_id, step_order, step_name, instructions) values ($1, 5, 'b', 'two'), ($1, 2, 'a', 'one')`,
@@ -410,6 +414,7 @@ describe('the waiting room', () => {
     await db.pool.query('insert into public.task_runs (task_id) select $1 from generate_series(1, 100)', [
       task,
     ]);
+    await admit();
     expect(await admitted()).toBe(limit);
     expect(await ceiling()).toBe(0);
     const other = await company(db.pool);
@@ -474,6 +479,57 @@ describe('the waiting room', () => {
     expect(await states()).toEqual([true, false, false]);
     await db.pool.query(`update public.task_runs set status = 'cancelled' where id = $1`, [first]);
     expect(await states()).toEqual([true, true, false]);
+  });
+});
+
+describe('new runs', () => {
+  const insert = (task: string): Promise<string> =>
+    inserted(db.pool, 'insert into public.task_runs (task_id) values ($1)', [task]);
+  const sleepers = (): Promise<number | undefined> =>
+    value(db.pool, `select count(*)::int from agentd.sleepers where queue = 'task-run'`);
+
+  test('while a daemon sleeps, the first run of a burst gets its job in the insert and wakes it; the others wait to be admitted', async () => {
+    const task = await newTask();
+    await db.pool.query(`insert into agentd.sleepers (queue, worker_id) values ('task-run', 'w')`);
+    const [first, second] = [await insert(task), await insert(task)];
+    expect([await run(first, 'job_id is not null'), await run(second, 'job_id is not null')]).toEqual([
+      true,
+      false,
+    ]);
+    expect(await sleepers()).toBe(0);
+    expect(await admit()).toBe(1);
+    expect(await run(second, `(job_id is not null) || ' ' || is_parked`)).toBe('true false');
+    expect(await admit()).toBe(0);
+  });
+
+  test('an insert that is rolled back leaves the sleeper its row', async () => {
+    const task = await newTask();
+    await db.pool.query(`insert into agentd.sleepers (queue, worker_id) values ('task-run', 'w')`);
+    const client = await db.pool.connect();
+    await client.query('begin');
+    await client.query('insert into public.task_runs (task_id) values ($1)', [task]);
+    await client.query('rollback');
+    client.release();
+    expect(await sleepers()).toBe(1);
+    await db.pool.query(`delete from agentd.sleepers`);
+  });
+
+  test('runs beyond the ceiling are parked and not looked at again until a run of their workspace ends', async () => {
+    const room = (await value<number>(db.pool, 'select agentd.workspace_room($1)', [c.workspace])) as number;
+    const task = await newTask();
+    const ids: string[] = [];
+    for (let i = 0; i < room + 2; i++) ids.push(await insert(task));
+    expect(await admit()).toBe(room);
+    expect(
+      await value(
+        db.pool,
+        'select array_agg(id order by seq) from public.task_runs where workspace_id = $1 and is_parked',
+        [c.workspace],
+      ),
+    ).toEqual(ids.slice(-2));
+    expect(await admit()).toBe(0);
+    await db.pool.query(`update public.task_runs set status = 'cancelled' where id = $1`, [ids[0]]);
+    expect(await run(ids[room] as string, 'job_id is not null')).toBe(true);
   });
 });
 

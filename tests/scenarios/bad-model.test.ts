@@ -1,107 +1,18 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { ChatMessage } from '../../src/providers/models.ts';
-import {
-  type ModelServer,
-  type RecordedRequest,
-  type Scripted,
-  startModelServer,
-} from '../peers/model-server.ts';
+import { type ModelServer, type RecordedRequest, startModelServer } from '../peers/model-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
-import {
-  type Columns,
-  makeAgent,
-  makePlatform,
-  type Platform,
-  type StepColumns,
-  startTask,
-  workspaceKey,
-} from '../support/platform.ts';
-import {
-  findRun,
-  jobOutcomes,
-  modelCalls,
-  openRows,
-  type Run,
-  stepRuns,
-  tablesWith,
-  toolCalls,
-  until,
-  waitForRun,
-} from '../support/runs.ts';
+import { makePlatform, type Platform, startTask } from '../support/platform.ts';
+import { modelCalls, openRows, type Run, stepRuns, toolCalls, waitForRun } from '../support/runs.ts';
+import { columnsOf, scripts, stepsOf } from './bad-model-scripts.ts';
 
 let db: TestDatabase;
 let model: ModelServer;
 let daemon: TestDaemon;
 let platform: Platform;
 
-/** What the model does in each scenario: the answers to its requests in order; the last one stands for all further ones. */
-const scripts: Record<string, readonly Scripted[]> = {
-  'healthy run': [{ content: 'fine' }],
-  'nonsense body': [{ body: 'no json' }],
-  'foreign body': [{ body: '{"hello":1}' }],
-  'nonsense once': [{ body: '<html>busy</html>' }, { content: 'better' }],
-  nothing: [{ content: '' }],
-  'nothing once': [{ content: '  ' }, { content: 'something' }],
-  refusal: [{ refusal: 'I can’t help with that.' }],
-  'content filter': [{ content: '', finishReason: 'content_filter' }],
-  'cut off': [{ content: 'The beginning', finishReason: 'length' }],
-  'cut off at once': [{ content: '', finishReason: 'length' }],
-  'malformed arguments': [
-    { toolCalls: [{ name: 'current_time', arguments: '{"timezone": "UT' }] },
-    { content: 'done' },
-  ],
-  'unknown tool': [{ toolCalls: [{ name: 'launch', arguments: {} }] }, { content: 'done' }],
-  'impossible tool name': [{ toolCalls: [{ name: 'search the web!', arguments: {} }] }, { content: 'done' }],
-  overflow: [
-    {
-      status: 400,
-      error: { code: 'context_length_exceeded', message: 'maximum context length is 8 tokens' },
-    },
-  ],
-  'no such model': [{ status: 404, error: { code: 'model_not_found', message: 'The model does not exist' } }],
-  'short rate limit': [
-    { status: 429, headers: { 'retry-after-ms': '40' }, error: { code: 'rate_limit_exceeded' } },
-    { content: 'served' },
-  ],
-  'server errors': [
-    { status: 500, headers: { 'retry-after-ms': '20' } },
-    { status: 503, headers: { 'retry-after-ms': '20' } },
-    { content: 'recovered' },
-  ],
-  'server errors for ever': [{ status: 500, headers: { 'retry-after-ms': '10' } }],
-  'dropped connection': [{ drop: true }, { content: 'reconnected' }],
-  hang: [{ hang: true }],
-  'rate limit without a pause': [{ status: 429, headers: { 'retry-after': '0' } }],
-  characters: [{ content: 'a\u0000b\ud800c' }, { content: 'second' }],
-  'characters in arguments': [
-    { toolCalls: [{ name: 'current_time', arguments: '{"timezone":"\\u0000\\ud800"}' }] },
-    { content: 'done' },
-  ],
-  'characters in argument names': [
-    { toolCalls: [{ name: 'current_time', arguments: '{"\\u0000":"x"}' }] },
-    { content: 'done' },
-  ],
-  'a megabyte': [{ content: `begin ${'x'.repeat(1_000_000)} end` }, { content: 'second' }],
-  'absurd usage': [{ content: 'ok', usage: { promptTokens: 3e9, completionTokens: 1 } }],
-  'no usage': [{ content: 'ok', usage: null }],
-  'tools for ever': [{ toolCalls: [{ name: 'current_time', arguments: {} }] }],
-};
-
 const runs = new Map<string, string>();
-
-const stepsOf: Record<string, StepColumns[]> = {
-  hang: [{ timeoutSeconds: 1 }],
-  characters: [{}, { previous: true }],
-  'a megabyte': [{}, { previous: true }],
-};
-const columnsOf: Record<string, Columns> = {
-  'rate limit without a pause': { timeout_seconds: 3 },
-  'nonsense body': { max_retries: 1 },
-  'nonsense once': { max_retries: 1 },
-  nothing: { max_retries: 1 },
-  'nothing once': { max_retries: 1 },
-};
 
 beforeAll(async () => {
   db = await testDatabase();
@@ -331,84 +242,4 @@ test('another run of the same daemon completes meanwhile', async () => {
 test('all requests were such as the strict provider takes', async () => {
   for (const marker of runs.keys()) await runOf(marker);
   expect(model.rejected).toEqual([]);
-});
-
-describe('a refused key', () => {
-  const key = 'sk-Wq7ZpLm3Vt9RxN2cKd8Yb5Hs';
-
-  test('stops the run, names the credential, and is nowhere but in its own row', async () => {
-    const owner = await makePlatform(db);
-    const config = await workspaceKey(db, owner, key);
-    const before = model.rejected.length;
-    const id = await startTask(db, owner, '<healthy run>', { max_retries: 3 });
-    const run = await waitForRun(db, id);
-    expect(run).toMatchObject({ status: 'failed', reason_code: 'invalid_api_key' });
-    expect(run.reason).toContain(config);
-    expect(await openRows(db, id)).toEqual([]);
-    // The provider echoed its first eight and last four characters.
-    expect(model.rejected.slice(before).map((r) => r.status)).toEqual([401]);
-    for (const piece of [key, key.slice(0, 8), key.slice(-8)]) {
-      expect(await tablesWith(db, piece, ['public.workspace_llm_config'])).toEqual([]);
-      expect(daemon.log.filter((line) => line.includes(piece))).toEqual([]);
-    }
-  });
-});
-
-describe('a long rate limit', () => {
-  test('the run waits without a slot and goes on by itself; the call keeps its key', async () => {
-    await using other = await platformWithOneSlot();
-    const { database, server, owner } = other;
-    server.respond((request, index) =>
-      index === 0
-        ? { status: 429, headers: { 'retry-after-ms': '5200' }, error: { code: 'rate_limit_exceeded' } }
-        : { content: request.userText },
-    );
-    const limited = await startTask(database, owner, 'limited');
-    const waiting = await waitForRun(database, limited, ['waiting']);
-    expect(waiting.reason_code).toBe('rate_limit');
-    expect(waiting.wake_at?.getTime()).toBeGreaterThan(Date.now() + 3000);
-
-    // The daemon has one slot: this run can only complete if the waiting one does not hold it.
-    const second = await startTask(database, owner, 'second');
-    expect((await waitForRun(database, second)).status).toBe('completed');
-    expect((await findRun(database, limited))?.status).toBe('waiting');
-
-    const run = await waitForRun(database, limited);
-    expect(run).toMatchObject({ status: 'completed', output: { text: 'limited' }, lease_epoch: 2 });
-    const calls = server.requests.filter((r) => r.userText.includes('limited'));
-    expect(calls).toHaveLength(2);
-    expect(calls[1]?.idempotencyKey).toBe(calls[0]?.idempotencyKey);
-    expect((await stepRuns(database, limited))[0]?.attempt).toBe(1);
-    expect(
-      await until('both attempts are settled', async () => {
-        const outcomes = await jobOutcomes(database, limited);
-        return outcomes.length === 2 && outcomes;
-      }),
-    ).toEqual(['snoozed', 'completed']);
-  });
-});
-
-async function platformWithOneSlot() {
-  const database = await testDatabase();
-  const server = await startModelServer();
-  const owner = await makePlatform(database);
-  const worker = await testDaemon(database, server, { env: { AGENTD_QUEUES: 'task-run=1' } });
-  return {
-    database,
-    server,
-    owner,
-    async [Symbol.asyncDispose]() {
-      await worker.stop();
-      await server.close();
-      await database.dispose();
-    },
-  };
-}
-
-test('an agent’s model that the provider does not know fails only that agent’s runs', async () => {
-  const agentId = await makeAgent(db, platform, { model: 'gpt-nowhere' });
-  const id = await startTask(db, { ...platform, agentId }, '<healthy run>');
-  const run = await waitForRun(db, id);
-  expect(run).toMatchObject({ status: 'failed', reason_code: 'model_not_found' });
-  expect(run.reason).toContain('gpt-nowhere');
 });

@@ -12,7 +12,6 @@
  *   run, step order, turn (and call index): neither an attempt nor a provider's id is in it.
  */
 import { type Kysely, sql } from 'kysely';
-import { roomOf } from './room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -117,6 +116,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     create table public.task_runs (
       id                uuid primary key default gen_random_uuid(),
+      -- the order in which runs are let in: rows of one transaction have the same created_at
+      seq               bigint generated always as identity,
       workspace_id      uuid not null references public.workspaces (id) on delete cascade,
       -- null once the task or agent is deleted: the run and its journal stay
       task_id           uuid,
@@ -138,6 +139,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       current_step      integer not null default 0,
       -- pg-boss's job; null while the run waits in its workspace's waiting room
       job_id            uuid,
+      -- seen by a daemon and left waiting: there was no room
+      is_parked         boolean not null default false,
       lease_epoch       integer not null default 0,
       journal_seq       integer not null default 0,
       worker_id         text,
@@ -166,8 +169,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create index task_runs_user_idx on public.task_runs (user_id);
     create index task_runs_retry_of_idx on public.task_runs (retry_of_run_id) where retry_of_run_id is not null;
     -- the waiting room: oldest first within a workspace
-    create index task_runs_waiting_room_idx on public.task_runs (workspace_id, created_at, id)
+    create index task_runs_waiting_room_idx on public.task_runs (workspace_id, seq)
       where status = 'queued' and job_id is null;
+    -- new runs that no daemon has looked at
+    create index task_runs_arrivals_idx on public.task_runs (seq)
+      where status = 'queued' and job_id is null and not is_parked;
     -- admitted and unfinished: what counts against a workspace's ceiling
     create index task_runs_admitted_idx on public.task_runs (workspace_id)
       where status in ('queued', 'running') and job_id is not null;
@@ -428,8 +434,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
                  from (select i.*, row_number() over (order by i.step_order) as position
                          from public.task_steps i where i.task_id = t.id) s
              ), jsonb_build_array(jsonb_build_object(
-                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps,
-             ${sql.raw(roomOf('t.workspace_id'))} as room
+                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps
         into v_task
         from public.agent_tasks t
         join public.agents a on a.id = t.agent_id
@@ -459,8 +464,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         new.finished_at := agentd.now();
       end if;
 
-      -- Without room, or behind an earlier run of its task, the run stays in the waiting room: it has no job yet.
-      if new.status = 'queued' and new.job_id is null and v_task.room > 0
+      -- While a daemon sleeps, the run gets its job here and now, and the daemon is woken: latency is what counts.
+      -- While all are awake the row itself is the request: they admit new rows in batches, which costs an
+      -- application's insert nothing (a job in pg-boss was half of it).
+      if new.status = 'queued' and new.job_id is null
+         and exists (select 1 from agentd.sleepers s where s.queue = 'task-run')
+         and agentd.workspace_room(new.workspace_id) > 0
          and not (new.is_serial and exists (
            select 1 from public.task_runs r
             where r.task_id = new.task_id and r.status in ('queued', 'running', 'waiting'))) then

@@ -5,7 +5,7 @@
  * inside a function body and tolerates its absence: an application's insert never fails because of agentd.
  */
 import { type Kysely, sql } from 'kysely';
-import { roomOf } from './room.ts';
+import { insertJobs } from './insert-jobs.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
@@ -97,39 +97,43 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     language plpgsql security definer set search_path = ''
     as $$
     declare
-      v_id     uuid;
-      v_asleep boolean;
+      v_id uuid;
     begin
       if to_regclass('pgboss.job') is null then
         return null;
       end if;
-      insert into pgboss.job (
-        name, data, singleton_key, start_after, policy, priority,
-        retry_limit, retry_delay, retry_backoff, retry_delay_max,
-        expire_seconds, deletion_seconds, keep_until, dead_letter, heartbeat_seconds)
-      select q.name, enqueue.data || jsonb_build_object('workspace_id', enqueue.workspace_id), enqueue.singleton_key,
-             coalesce(enqueue.start_after, now()), q.policy, 0,
-             q.retry_limit, q.retry_delay, q.retry_backoff, q.retry_delay_max,
-             q.expire_seconds, q.deletion_seconds,
-             coalesce(enqueue.start_after, now()) + make_interval(secs => q.retention_seconds),
-             q.dead_letter, q.heartbeat_seconds
-        from pgboss.queue q
-       where q.name = enqueue.queue
-      on conflict do nothing
-      returning id, exists (select 1 from agentd.sleepers s where s.queue = enqueue.queue) into v_id, v_asleep;
-      if v_asleep then
-        -- One insert of a burst takes the row, and it alone notifies; the daemon writes it anew when it sleeps again.
-        delete from agentd.sleepers s
-         where (s.queue, s.worker_id) in (
-           select o.queue, o.worker_id from agentd.sleepers o
-            where o.queue = enqueue.queue
-            limit 1
-              for update skip locked);
-        if found then
-          perform pg_notify('agentd_wake', enqueue.queue);
-        end if;
+      ${sql.raw(
+        insertJobs(`(
+          select enqueue.queue, enqueue.data || jsonb_build_object('workspace_id', enqueue.workspace_id) as data,
+                 enqueue.singleton_key as key, enqueue.start_after)`),
+      )}
+      returning id into v_id;
+      if v_id is not null then
+        perform agentd.wake(enqueue.queue);
       end if;
       return v_id;
+    end
+    $$;
+
+    -- Wakes a daemon that sleeps on a queue. One caller of many takes the daemon's row, and it alone notifies;
+    -- the daemon writes it anew when it sleeps again. Returns whether this caller did.
+    create function agentd.wake(queue text) returns boolean
+    language plpgsql security definer set search_path = ''
+    as $$
+    begin
+      if not exists (select 1 from agentd.sleepers s where s.queue = wake.queue) then
+        return false;
+      end if;
+      delete from agentd.sleepers s
+       where (s.queue, s.worker_id) in (
+         select o.queue, o.worker_id from agentd.sleepers o
+          where o.queue = wake.queue
+          limit 1
+            for update skip locked);
+      if found then
+        perform pg_notify('agentd_wake', wake.queue);
+      end if;
+      return found;
     end
     $$;
 
@@ -144,12 +148,99 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    -- Runs of a workspace that may still be let into pg-boss: see room.ts.
+    -- The waiting room's rule: how many runs of a workspace may still be let into pg-boss. Its ceiling (its plan's
+    -- features -> ceilings -> task-run, else the default) and the buffer, less what is admitted and has not ended;
+    -- 0 while the workspace is paused.
     create function agentd.workspace_room(workspace_id uuid) returns integer
     language plpgsql stable security definer set search_path = ''
     as $$
     begin
-      return ${sql.raw(roomOf('workspace_room.workspace_id'))};
+      return (
+        select case when exists (
+                 select 1 from agentd.queue_controls c
+                  where c.queue = 'task-run' and c.workspace_id = workspace_room.workspace_id) then 0
+               else l.admissible - (
+                 select count(*) from (
+                   select 1 from public.task_runs r
+                    where r.workspace_id = workspace_room.workspace_id and r.status in ('queued', 'running') and r.job_id is not null
+                    limit l.admissible) admitted)
+               end
+          from (
+            select coalesce(
+                     (select (p.features #>> '{ceilings,task-run}')::integer
+                        from public.workspace_subscriptions s
+                        join public.pricing_plans p on p.id = s.plan_id
+                       where s.workspace_id = workspace_room.workspace_id
+                         and s.status in ('trialing', 'active', 'past_due')
+                         and p.features #>> '{ceilings,task-run}' ~ '^[1-9][0-9]{0,5}$'
+                       limit 1),
+                     q.workspace_ceiling, 16) + coalesce(q.workspace_buffer, 0) as admissible
+              from (values (1)) as one (row)
+              left join agentd.queue_settings q on q.queue = 'task-run'
+            -- evaluated once, although it is used twice
+            offset 0) l
+      );
+    end
+    $$;
+
+    -- Lets newly inserted runs into pg-boss, the oldest first: as many of each workspace as it has room for. The
+    -- others are parked: the end of a run of their workspace lets them in. Returns how many have a job now.
+    create function agentd.admit_arrivals(max_runs integer) returns integer
+    language plpgsql security definer set search_path = ''
+    as $$
+    declare
+      v_admitted integer;
+    begin
+      if to_regclass('pgboss.job') is null
+         or not exists (select 1 from public.task_runs r
+                         where r.status = 'queued' and r.job_id is null and not r.is_parked) then
+        return 0;
+      end if;
+      with arrival as materialized (
+        select r.id, r.seq, r.workspace_id, r.task_id, r.is_serial, r.wake_at
+          from public.task_runs r
+         where r.status = 'queued' and r.job_id is null and not r.is_parked
+         order by r.seq
+         limit max_runs
+           for no key update skip locked
+      ),
+      room as (
+        select w.workspace_id, agentd.workspace_room(w.workspace_id) as room
+          from (select distinct a.workspace_id from arrival a) w
+      ),
+      admissible as (
+        select a.id, a.workspace_id, a.wake_at
+          from (
+            select a.*, row_number() over (partition by a.workspace_id order by a.seq) as place
+              from arrival a
+             where not (a.is_serial and exists (
+               select 1 from public.task_runs e
+                where e.task_id = a.task_id and e.id <> a.id
+                  and (e.status in ('running', 'waiting')
+                       or (e.status = 'queued' and e.seq < a.seq))))
+          ) a
+          join room on room.workspace_id = a.workspace_id
+         where a.place <= room.room
+      ),
+      job as (
+        ${sql.raw(
+          insertJobs(`(
+            select 'task-run' as queue, jsonb_build_object('run_id', a.id, 'workspace_id', a.workspace_id) as data,
+                   a.id::text as key, a.wake_at as start_after
+              from admissible a)`),
+        )}
+        returning id, singleton_key
+      ),
+      settled as (
+        update public.task_runs r
+           set job_id = job.id, is_parked = job.id is null
+          from arrival a
+          left join job on job.singleton_key = a.id::text
+         where r.id = a.id
+        returning r.job_id
+      )
+      select count(s.job_id) into v_admitted from settled s;
+      return v_admitted;
     end
     $$;
 
@@ -180,8 +271,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
              select 1 from public.task_runs e
               where e.task_id = r.task_id and e.id <> r.id
                 and (e.status in ('running', 'waiting')
-                     or (e.status = 'queued' and (e.created_at, e.id) < (r.created_at, r.id)))))
-         order by r.created_at, r.id
+                     or (e.status = 'queued' and e.seq < r.seq))))
+         order by r.seq
          limit v_room
          for update of r skip locked
       loop
@@ -350,6 +441,8 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.queue_depths();
     drop function agentd.project_steps(uuid[]);
     drop function agentd.admit_runs(uuid);
+    drop function agentd.admit_arrivals(integer);
+    drop function agentd.wake(text);
     drop function agentd.workspace_room(uuid);
     drop function agentd.drop_job(text, uuid);
     drop function agentd.enqueue(text, jsonb, text, uuid, timestamptz);
