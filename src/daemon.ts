@@ -7,7 +7,7 @@ import { type Clock, systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
 import { connectDatabase } from './db/connect.ts';
-import type { Database } from './db/database.ts';
+import type { Database, Queryable } from './db/database.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
 import {
   DatabaseStateError,
@@ -146,9 +146,14 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     boss.on('warning', (warning) => log.debug({ event: 'boss_warning', warning }, 'pg-boss warns'));
     await boss.start();
 
+    // A run that only reads does not fail because the database restarts.
+    const patient: Queryable = {
+      query: (statement, values) =>
+        retryTransient(() => db.query(statement, values), { clock, onRetry: retried('read') }),
+    };
     const jobs = [
       taskRunJob({
-        db,
+        db: patient,
         clock,
         metrics,
         log,
@@ -163,7 +168,10 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           callTimeoutMs: MODEL_CALL_TIMEOUT_MS,
           ...(options.createModelClient ? { createClient: options.createModelClient } : {}),
         },
-        toolSources: [builtInTools({ db, now: () => new Date(clock.now()) }), ...(options.toolSources ?? [])],
+        toolSources: [
+          builtInTools({ db: patient, now: () => new Date(clock.now()) }),
+          ...(options.toolSources ?? []),
+        ],
       }),
     ];
     const started = boss;

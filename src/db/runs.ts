@@ -73,6 +73,7 @@ export type JournaledModelCall = {
   readonly turn: number;
   readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   readonly attempt: number;
+  readonly failures: number;
   readonly response: unknown;
   readonly finish_reason: string | null;
   readonly error_code: string | null;
@@ -297,6 +298,7 @@ export type ModelCallChange = {
   credential_source: string | null;
   status: 'started' | 'waiting' | 'completed' | 'failed';
   attempt: number;
+  failures?: number;
   response?: unknown;
   finish_reason?: string;
   prompt_tokens?: number;
@@ -424,22 +426,22 @@ step as (
 llm as (
   insert into public.llm_calls as l (
     workspace_id, agent_id, run_id, step_order, turn, idempotency_key, provider, model, llm_model_id, credential_source,
-    status, attempt, response, finish_reason, prompt_tokens, completion_tokens, cached_tokens, cost_micros, latency_ms,
+    status, attempt, failures, response, finish_reason, prompt_tokens, completion_tokens, cached_tokens, cost_micros, latency_ms,
     error_code, error_message, finished_at)
   select run.workspace_id, run.agent_id, run.id, x."order", x.turn, agentd.call_key(run.id, x."order", x.turn),
-         x.provider, x.model, x.model_id, x.credential_source, x.status, x.attempt, x.response, x.finish_reason,
+         x.provider, x.model, x.model_id, x.credential_source, x.status, x.attempt, coalesce(x.failures, 0), x.response, x.finish_reason,
          coalesce(x.prompt_tokens, 0), coalesce(x.completion_tokens, 0), coalesce(x.cached_tokens, 0),
          coalesce(x.cost_micros, 0), x.latency_ms, x.error_code, x.error,
          case when x.status in ('completed', 'failed') then agentd.now() end
     from run, jsonb_to_recordset(run.llm) as x (
       "order" integer, turn integer, provider text, model text, model_id uuid, credential_source text,
-      status public.call_status, attempt integer, response jsonb, finish_reason text,
+      status public.call_status, attempt integer, failures integer, response jsonb, finish_reason text,
       prompt_tokens integer, completion_tokens integer, cached_tokens integer, cost_micros bigint, latency_ms integer,
       error_code text, error text)
   on conflict (idempotency_key) do update
      set provider = coalesce(excluded.provider, l.provider), model = coalesce(excluded.model, l.model),
          llm_model_id = coalesce(excluded.llm_model_id, l.llm_model_id),
-         credential_source = coalesce(excluded.credential_source, l.credential_source), status = excluded.status, attempt = excluded.attempt,
+         credential_source = coalesce(excluded.credential_source, l.credential_source), status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
          response = excluded.response, finish_reason = excluded.finish_reason, prompt_tokens = excluded.prompt_tokens,
          completion_tokens = excluded.completion_tokens, cached_tokens = excluded.cached_tokens,
          cost_micros = excluded.cost_micros, latency_ms = excluded.latency_ms, error_code = excluded.error_code,

@@ -699,6 +699,7 @@ export interface LlmCalls {
   credential_source: string | null;
   error_code: string | null;
   error_message: string | null;
+  failures: Generated<number>;
   finish_reason: string | null;
   finished_at: Timestamp | null;
   id: Generated<string>;

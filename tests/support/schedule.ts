@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, beforeEach } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import type { Database } from '../../src/db/database.ts';
+import { admitArrivals } from '../../src/db/jobs.ts';
 import { schedulePass } from '../../src/services/scheduler.ts';
 import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
@@ -80,4 +81,14 @@ export function endRuns(): Promise<unknown> {
   return db.query(
     `update public.task_runs set status = 'completed', finished_at = agentd.now() where status in ('queued', 'running')`,
   );
+}
+
+/** Whether each run of a task has a job, in their order, once a daemon has let in what may be let in. */
+export async function admitted(taskId: string): Promise<boolean[]> {
+  await admitArrivals(db);
+  const found = await db.query<{ admitted: boolean }>(
+    'select job_id is not null as admitted from public.task_runs where task_id = $1 order by seq',
+    [taskId],
+  );
+  return found.map((row) => row.admitted);
 }

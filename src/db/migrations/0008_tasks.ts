@@ -222,6 +222,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       credential_source text,
       status            public.call_status not null default 'started',
       attempt           integer not null default 1,
+      -- tries that the provider failed; rate limits do not count
+      failures          integer not null default 0,
       response          jsonb,
       finish_reason     text,
       prompt_tokens     integer not null default 0,

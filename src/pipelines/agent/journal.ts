@@ -125,9 +125,14 @@ export class RunJournal {
     this.#dirty = true;
   }
 
-  /** The state in which the worker leaves the run. Nothing may follow but a flush. */
-  end(end: NonNullable<Checkpoint['end']>): void {
+  /**
+   * The state in which the worker leaves the run. Nothing may follow but a flush.
+   *
+   * @param getsOn that the run is left for a good reason, which is no sign of a run that ruins its workers
+   */
+  end(end: NonNullable<Checkpoint['end']>, getsOn = true): void {
     this.#next.end = end;
+    if (getsOn) this.#next.progress = true;
     if (end.status === 'completed' || end.status === 'failed') {
       this.#close(end.reason_code, end.reason);
       this.#usage('task_run', 1, 0, { key: `run:${this.#next.run}`, status: end.status });
@@ -150,7 +155,10 @@ export class RunJournal {
         this.#openSteps.set(step.order, { ...step, status: 'running' });
       }
       for (const call of checkpoint.llm) {
-        this.#openCalls.set(`${call.order}:${call.turn}`, unmade(call.order, call.turn, call.attempt));
+        this.#openCalls.set(
+          `${call.order}:${call.turn}`,
+          unmade(call.order, call.turn, call.attempt, call.failures ?? 0),
+        );
       }
       for (const call of checkpoint.tools) {
         const { result: _, ...open } = call;
@@ -173,7 +181,7 @@ export class RunJournal {
         attempt: 1,
         status: 'running',
       });
-      this.#openCalls.set('1:1', unmade(1, 1, 1));
+      this.#openCalls.set('1:1', unmade(1, 1, 1, 0));
     }
     for (const step of run.journal.steps) {
       const plan = run.steps?.find((s) => s.order === step.step_order);
@@ -191,7 +199,7 @@ export class RunJournal {
       if (isOpen(call.status)) {
         this.#openCalls.set(
           `${call.step_order}:${call.turn}`,
-          unmade(call.step_order, call.turn, call.attempt),
+          unmade(call.step_order, call.turn, call.attempt, call.failures ?? 0),
         );
       }
     }
@@ -246,7 +254,7 @@ function isOpen(status: string): boolean {
 }
 
 /** A journaled call of which only the intent is known. */
-function unmade(order: number, turn: number, attempt: number): ModelCallChange {
+function unmade(order: number, turn: number, attempt: number, failures: number): ModelCallChange {
   return {
     order,
     turn,
@@ -256,6 +264,7 @@ function unmade(order: number, turn: number, attempt: number): ModelCallChange {
     credential_source: null,
     status: 'started',
     attempt,
+    failures,
   };
 }
 

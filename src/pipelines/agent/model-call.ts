@@ -14,7 +14,9 @@ const HOLD_SLOT_MS = 5_000;
 const FIRST_DELAY_MS = 1_000;
 const LONGEST_DELAY_MS = 60_000;
 /** Tries of a call whose provider fails, rate limits not counted. */
-const MAX_TRIES = 6;
+const MAX_FAILURES = 6;
+/** A provider that names no pause, or none worth the name, is not asked again at once. */
+const SHORTEST_PAUSE_MS = 100;
 
 export type ModelCallDeps = {
   readonly clock: Clock;
@@ -28,8 +30,10 @@ export type ModelCall = {
   readonly idempotencyKey: string;
   /** Tries that were made of this call; null if its intent is not in the journal. */
   readonly triesBefore: number | null;
+  /** Those of them that the provider failed. */
+  readonly failuresBefore: number;
   /** Told of every try before it is made. */
-  readonly onTry: (attempt: number) => void;
+  readonly onTry: (attempt: number, failures: number) => void;
   readonly messages: ChatMessage[];
   readonly tools: ToolDefinition[];
   readonly temperature: number;
@@ -61,15 +65,17 @@ export async function callModel(
     credential_source: model.credentialSource,
     status: 'started',
     attempt: (call.triesBefore ?? 0) + 1,
+    failures: call.failuresBefore,
   };
   // The claim of a new run has journaled the intent of its first call; every other try is written here.
   if (call.triesBefore !== 0) {
     journal.modelCall(base);
     await journal.flush();
   }
+  const failures = 0;
   for (let attempt = base.attempt; ; attempt++) {
     const started = performance.now();
-    call.onTry(attempt);
+    call.onTry(attempt, failures);
     try {
       const answer = await model.client.complete(
         {
@@ -88,6 +94,7 @@ export async function callModel(
         ...base,
         status: 'completed',
         attempt,
+        failures,
         response: {
           content: answer.content,
           tool_calls: answer.toolCalls,
@@ -127,13 +134,16 @@ export async function callModel(
       );
       const again =
         error.kind === 'rate_limited' ||
-        (error.kind === 'retry' && error.code !== 'bad_response' && attempt < MAX_TRIES);
-      const failed = { ...base, attempt, error_code: error.code, error: error.message };
+        (error.kind === 'retry' && error.code !== 'bad_response' && failures < MAX_FAILURES);
+      const failed = { ...base, attempt, failures, error_code: error.code, error: error.message };
       if (!again) {
         journal.modelCall({ ...failed, status: 'failed' });
         throw failure(error, model, call);
       }
-      const delay = error.retryAfterMs ?? backoff(attempt, random);
+      const tries = attempt - base.attempt;
+      const floor = Math.min(LONGEST_DELAY_MS, SHORTEST_PAUSE_MS * 2 ** Math.min(tries, 20));
+      const delay =
+        error.retryAfterMs === null ? backoff(attempt, random) : Math.max(error.retryAfterMs, floor);
       if (delay > call.msLeft()) {
         journal.modelCall({ ...failed, status: 'failed' });
         throw new RunFailure(

@@ -23,6 +23,8 @@ export type Conversation = {
   toolCalls: ReadonlyMap<number, JournaledToolCall>;
   /** Tries that were made of the open call; null if its intent is not in the journal. */
   openTries: number | null;
+  /** Those of them that the provider failed. */
+  openFailures: number;
 };
 
 /** Builds the conversation of a step from its context and its journaled calls. */
@@ -35,7 +37,14 @@ export function replayStep(
   let turn = 1;
   for (const [i, call] of llm.entries()) {
     if (call.status !== 'completed')
-      return { messages, turn, answer: null, toolCalls: new Map(), openTries: call.attempt };
+      return {
+        messages,
+        turn,
+        answer: null,
+        toolCalls: new Map(),
+        openTries: call.attempt,
+        openFailures: call.failures,
+      };
     const answer = journaledAnswer(call);
     const calls = new Map(tools.filter((t) => t.turn === call.turn).map((t) => [t.call_index, t]));
     // An empty answer that was asked for again: it is no part of the conversation.
@@ -44,14 +53,14 @@ export function replayStep(
       continue;
     }
     const open = answer.toolCalls.length === 0 || answer.toolCalls.some((_, i) => !isSettled(calls.get(i)));
-    if (open) return { messages, turn, answer, toolCalls: calls, openTries: null };
+    if (open) return { messages, turn, answer, toolCalls: calls, openTries: null, openFailures: 0 };
     messages.push(assistantMessage(answer));
     answer.toolCalls.forEach((toolCall, i) => {
       messages.push(toolMessage(toolCall, settledContent(calls.get(i))));
     });
     turn = call.turn + 1;
   }
-  return { messages, turn, answer: null, toolCalls: new Map(), openTries: null };
+  return { messages, turn, answer: null, toolCalls: new Map(), openTries: null, openFailures: 0 };
 }
 
 /** Whether a tool call needs nothing more. */

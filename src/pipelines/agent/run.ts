@@ -11,6 +11,9 @@ import { collectTools, selectedToolNames, type ToolSource } from './tools.ts';
 
 /** Claims without a checkpoint after which a run is given up: it keeps killing its worker. */
 const MAX_CLAIMS_WITHOUT_PROGRESS = 8;
+/** Unexpected errors in a row after which a run is given up, and the first pause after one. */
+const MAX_UNEXPECTED_ERRORS = 4;
+const UNEXPECTED_ERROR_DELAY_MS = 500;
 
 export type RunDeps = StepDeps & {
   readonly models: ModelDeps;
@@ -32,7 +35,8 @@ export type RunOutcome =
 
 /**
  * Executes a claimed run to its end, or to where it must wait. Whatever a task, an agent, a model or a tool
- * does wrong becomes the run's state and reason; only faults of the database or of agentd itself are thrown.
+ * does wrong becomes the run's state and reason. After an error that nobody expected the run waits a moment and is
+ * tried again, a few times. Throws only what the database throws while the run is left.
  */
 export async function executeRun(deps: RunDeps, run: ClaimedRun, signal: AbortSignal): Promise<RunOutcome> {
   const journal = new RunJournal(run, deps.writeCheckpoint);
@@ -159,7 +163,29 @@ async function stop(
   if (signals.deadline.aborted) failure = timedOut(run);
   else if (error instanceof RunFailure) failure = error;
   else if (error instanceof JournalRefused) failure = { code: 'journal_refused', message: error.message };
-  else throw error;
+  else {
+    const tries = run.claims_without_progress;
+    deps.log.error(
+      { event: 'run_error', run_id: run.id, workspace_id: run.workspace_id, tries, err: error },
+      'a run met an unexpected error',
+    );
+    const message = 'agentd met an error that it did not expect; its log has the details.';
+    if (tries < MAX_UNEXPECTED_ERRORS) {
+      const waitMs = UNEXPECTED_ERROR_DELAY_MS * 2 ** tries;
+      return leave(
+        journal,
+        {
+          status: 'waiting',
+          reason_code: 'internal_error',
+          reason: `${message} The run goes on in ${waitMs / 1000} s.`,
+          wake_in_ms: waitMs,
+        },
+        { kind: 'waiting', waitMs },
+        false,
+      );
+    }
+    failure = { code: 'internal_error', message: `${message} It was tried ${tries} times.` };
+  }
 
   journal.end({
     status: 'failed',
@@ -195,8 +221,9 @@ async function leave(
     wake_in_ms?: number;
   },
   outcome: RunOutcome,
+  getsOn = true,
 ): Promise<RunOutcome> {
-  journal.end({ output: null, log: null, wake_in_ms: null, ...end });
+  journal.end({ output: null, log: null, wake_in_ms: null, ...end }, getsOn);
   try {
     await journal.flush();
     return outcome;

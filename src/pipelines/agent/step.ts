@@ -1,9 +1,10 @@
 /** One step: a conversation of turns until the model answers without calling a tool. */
 
-import { sleep } from '../../clock.ts';
+import { type Clock, sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import { searchChunks } from '../../db/knowledge.ts';
 import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
+import { JobAborted } from '../../queue/errors.ts';
 import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
 import type { UsableModel } from './credentials.ts';
 import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
@@ -72,7 +73,7 @@ export async function executeStep(
   const maxRetries = step.max_retries ?? run.settings.max_retries;
   for (;;) {
     try {
-      const { text, note } = await withTimeLimit(input, (signal) =>
+      const { text, note } = await withTimeLimit(deps.clock, input, (signal) =>
         runTurns(deps, journal, { ...input, signal }, conversation),
       );
       journal.step({
@@ -156,8 +157,10 @@ async function runTurns(
           turn: conversation.turn,
           idempotencyKey: callKey(run.id, step.order, conversation.turn),
           triesBefore: conversation.openTries,
-          onTry: (attempt) => {
+          failuresBefore: conversation.openFailures,
+          onTry: (attempt, failures) => {
             conversation.openTries = attempt;
+            conversation.openFailures = failures;
           },
           messages: conversation.messages,
           tools: definitions,
@@ -198,6 +201,7 @@ async function runTurns(
     conversation.turn++;
     conversation.answer = null;
     conversation.openTries = null;
+    conversation.openFailures = 0;
     conversation.toolCalls = new Map();
   }
 }
@@ -213,6 +217,7 @@ function finalText(
     conversation.answer = null;
     conversation.turn++;
     conversation.openTries = null;
+    conversation.openFailures = 0;
   };
   if (answer.refusal) throw new StepFailure('refusal', `The model refused: ${answer.refusal}`, false);
   if (answer.finishReason === 'content_filter') {
@@ -236,16 +241,23 @@ function finalText(
 }
 
 /** Gives `work` a signal that also fires when the step's own time limit has passed. */
-async function withTimeLimit<T>(input: StepInput, work: (signal: AbortSignal) => Promise<T>): Promise<T> {
+async function withTimeLimit<T>(
+  clock: Clock,
+  input: StepInput,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
   const seconds = input.step.timeout_seconds;
   if (seconds === null || seconds === undefined) return work(input.signal);
-  const limit = AbortSignal.timeout(seconds * 1000);
+  const limit = new AbortController();
+  const timer = clock.after(seconds * 1000, () => limit.abort(new JobAborted('deadline')));
   try {
-    return await work(AbortSignal.any([input.signal, limit]));
+    return await work(AbortSignal.any([input.signal, limit.signal]));
   } catch (error) {
-    if (limit.aborted && !input.signal.aborted && error === limit.reason) {
+    if (limit.signal.aborted && !input.signal.aborted && error === limit.signal.reason) {
       throw new StepFailure('step_timeout', `The step took longer than its ${seconds} s.`, true);
     }
     throw error;
+  } finally {
+    timer.cancel();
   }
 }

@@ -162,10 +162,10 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
   try {
     const { signal, runId } = turn.context;
     if (signal.aborted) throw signal.reason;
-    const result = await tool.call(args, {
-      ...turn.context,
-      idempotencyKey: callKey(runId, turn.order, turn.turn, index),
-    });
+    const result = await untilAborted(
+      tool.call(args, { ...turn.context, idempotencyKey: callKey(runId, turn.order, turn.turn, index) }),
+      signal,
+    );
     for (const message of result.messages ?? []) journal.message(message);
     settle('completed', result.content, null);
   } catch (error) {
@@ -173,6 +173,21 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
     if (error instanceof ToolError) settle('failed', error.message, error.code);
     // what went wrong inside is for the operator's log, not for a model that may repeat it to anyone
     else settle('failed', 'The tool failed for a reason of its own. It may work later.', 'tool_failed');
+  }
+}
+
+/** A tool that does not listen to its signal must not hold its run: its late answer is nobody's. */
+async function untilAborted<T>(work: Promise<T>, signal: AbortSignal): Promise<T> {
+  const { promise, reject } = Promise.withResolvers<never>();
+  const abort = (): void => reject(signal.reason);
+  signal.addEventListener('abort', abort, { once: true });
+  if (signal.aborted) abort();
+  try {
+    return await Promise.race([work, promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+    promise.catch(() => {});
+    work.catch(() => {});
   }
 }
 

@@ -1,8 +1,11 @@
 /**
  * Tools behind one interface, whatever their source: built in, or an MCP server's.
  */
+
+import { isTransient } from '../../db/retry.ts';
 import type { MessageChange, ToolCallChange } from '../../db/runs.ts';
 import type { ToolDefinition } from '../../providers/models.ts';
+import { RunFailure } from './errors.ts';
 
 /** What a tool knows about the run that calls it. */
 export type ToolContext = {
@@ -67,20 +70,40 @@ export interface ToolSource {
   list(selection: ToolSelection): Promise<readonly Tool[]>;
 }
 
-/** The tools of all sources by name; the first source wins a name. */
+/**
+ * The tools of all sources by name; the first source wins a name.
+ *
+ * Throws RunFailure tools_unavailable when a source can't be asked: an agent without its tools would go on
+ * and make things up. What the database throws for a passing reason is thrown as it is.
+ */
 export async function collectTools(
   sources: readonly ToolSource[],
   selection: ToolSelection,
 ): Promise<ReadonlyMap<string, Tool>> {
   const tools = new Map<string, Tool>();
   for (const source of sources) {
-    for (const tool of await source.list(selection)) {
+    for (const tool of await listTools(source, selection)) {
       const { name } = tool.definition.function;
       const wanted = selection.selected.length === 0 || selection.selected.includes(name);
       if (wanted && !tools.has(name)) tools.set(name, tool);
     }
   }
   return tools;
+}
+
+async function listTools(source: ToolSource, selection: ToolSelection): Promise<readonly Tool[]> {
+  try {
+    return await source.list(selection);
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    throw new RunFailure(
+      'tools_unavailable',
+      `The tools of ${source.name} can't be listed: ${(error as Error).message}`,
+      {
+        cause: error,
+      },
+    );
+  }
 }
 
 /** The names in `selected_tools`: strings, or objects with a name. Anything else is left out. */

@@ -17,6 +17,7 @@ function answered(turn: number, response: object, finish = 'stop'): JournaledMod
     turn,
     status: 'completed',
     attempt: 1,
+    failures: 0,
     response,
     finish_reason: finish,
     error_code: null,
@@ -24,7 +25,7 @@ function answered(turn: number, response: object, finish = 'stop'): JournaledMod
 }
 
 function open(turn: number, status: JournaledModelCall['status'], attempt = 1): JournaledModelCall {
-  return { step_order: 1, turn, status, attempt, response: null, finish_reason: null, error_code: null };
+  return { step_order: 1, turn, status, attempt, response: null, finish_reason: null, error_code: null, failures: 0 };
 }
 
 const calls = (...ids: string[]) => ({
