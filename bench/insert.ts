@@ -1,6 +1,6 @@
 /**
  * Insert: runs inserted per second by 16 clients, each in a transaction of its own, with everything that an insert triggers
- * (its steps and settings are copied, the workspace's room is looked at, the job is made) and without.
+ * (its steps and settings are copied; a job, where a daemon sleeps) and without. Admitting the others in batches is daemons' work.
  *
  * Without triggers the insert gives workspace, steps and settings itself. Foreign keys and indexes are there in both.
  * pgbench is the client, because one of JavaScript's takes a processor for itself and hides the difference.
@@ -20,7 +20,7 @@ const CLIENTS = 16;
 const SECONDS = Number(process.env.BENCH_SECONDS ?? 2);
 /** Many short rounds: with a shared disk one round's commits may take five times another's, and only pairs compare. */
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 7);
-/** So many that no workspace's room is used up: then each insert also makes a job, which is the dearest case. */
+/** So many that no workspace's room is used up. */
 const WORKSPACES = 6000;
 
 const exec = promisify(execFile);
@@ -69,13 +69,14 @@ export async function bench(): Promise<Result> {
       };
       const bare: number[] = [];
       const full: number[] = [];
+      const jobs: number[] = [];
       const notifying: number[] = [];
       for (let round = 0; round < ROUNDS; round++) {
         await pool.query('alter table public.task_runs disable trigger user');
         bare.push(await run(WITHOUT));
         await pool.query('alter table public.task_runs enable trigger user');
         full.push(await run(WITH));
-        await assertJobs(pool);
+        jobs.push(await shareWithJob(pool));
         await pool.query(`insert into agentd.sleepers (queue, worker_id) values ('task-run', 'bench')`);
         notifying.push(await run(WITH));
         await pool.query('delete from agentd.sleepers');
@@ -92,7 +93,7 @@ export async function bench(): Promise<Result> {
             beside: `without triggers: ${perSecond(without)}`,
             goal: '≥ 0.4 ×',
             met: ratio >= 0.4,
-            note: `${ratio.toFixed(2)} ×; a job with every run, ${WORKSPACES} workspaces, pgbench for ${SECONDS} s; median of ${ROUNDS} pairs`,
+            note: `${ratio.toFixed(2)} ×; ${Math.round(100 * median(jobs))} % of the runs got their job with the insert, ${WORKSPACES} workspaces, pgbench for ${SECONDS} s; median of ${ROUNDS} pairs`,
           },
           {
             measured: 'the same while a daemon sleeps',
@@ -121,12 +122,12 @@ async function reset(pool: pg.Pool): Promise<void> {
   await pool.query('checkpoint');
 }
 
-/** At least nine in ten runs have their job: otherwise the rooms were full and the figure is of something else. */
-async function assertJobs(pool: pg.Pool): Promise<void> {
+/** Which part of the runs got its job with the insert; the others are admitted by a daemon that is awake, which is not in this figure. */
+async function shareWithJob(pool: pg.Pool): Promise<number> {
   const { rows } = await pool.query<{ share: number }>(
     `select avg((job_id is not null)::integer)::double precision as share from public.task_runs where status = 'queued'`,
   );
-  if (!(rows[0] && rows[0].share > 0.9)) throw new Error(`Only ${rows[0]?.share} of the runs were admitted.`);
+  return rows[0]?.share ?? 0;
 }
 
 async function findPgbench(): Promise<string> {

@@ -7,7 +7,7 @@ import { type Clock, systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
 import { connectDatabase } from './db/connect.ts';
-import type { Database, Queryable } from './db/database.ts';
+import { type Database, openDatabase, type Queryable } from './db/database.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
 import {
   DatabaseStateError,
@@ -16,7 +16,7 @@ import {
   newestMigration,
   requireUsableServer,
 } from './db/migrate.ts';
-import { retryTransient } from './db/retry.ts';
+import { isLockTimeout, retryTransient } from './db/retry.ts';
 import {
   type Checkpoint,
   type CheckpointResult,
@@ -46,6 +46,11 @@ import { version } from './version.ts';
 const LEASE_SECONDS = 15;
 /** One model call may take this long, in milliseconds; the run's and the step's own limits are shorter or not. */
 const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
+/**
+ * A statement of the worker waits this long for a lock, in milliseconds. It does the work of many tenants at once;
+ * a row that one of them holds must not hold the others up.
+ */
+const LOCK_TIMEOUT_MS = 1_000;
 /** After a drain's patience, handlers get this long to come back from their abort, in milliseconds. */
 const ABORT_GRACE_MS = 5_000;
 
@@ -89,6 +94,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
   const connection = await connectDatabase(config, {
     max: 12,
+    lockTimeoutMs: LOCK_TIMEOUT_MS,
     applicationName: `agentd ${workerId}`,
     onError: (error) => {
       metrics.databaseErrors.inc('pool');
@@ -100,7 +106,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   let probes: Probes | null = null;
   try {
     await requireUsableServer(db);
-    if (config.autoMigrate) await migrateUp(db, config.queues);
+    if (config.autoMigrate) await migrate(db, config);
     else await requireMigrated(db);
 
     const leaseSeconds = options.leaseSeconds ?? LEASE_SECONDS;
@@ -110,7 +116,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           clock,
           onRetry: retried('claim'),
         }),
-      { maxItems: 100, maxConcurrent: 2 },
+      { maxItems: 100, maxConcurrent: 2, again: lockedAgain },
     );
     const leases = new Leases({
       clock,
@@ -129,7 +135,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         for (const item of items) leases.confirm(item.run, item.epoch);
         return results;
       },
-      { maxItems: 100, maxConcurrent: 2 },
+      { maxItems: 100, maxConcurrent: 2, again: lockedAgain },
     );
     function retried(where: string): (error: Error) => void {
       return (error) => {
@@ -214,7 +220,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       log,
       onNotification: (channel, payload) => {
         if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
-        else if (channel === CHANNELS.cancel) leases.abort(payload, 'cancelled');
+        else if (channel === CHANNELS.cancel) void leases.check(payload);
         else schedule?.wake();
       },
       // something may have been said while nobody listened
@@ -283,6 +289,21 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     await boss?.stop({ graceful: false }).catch(() => {});
     await connection.close().catch(() => {});
     throw error;
+  }
+}
+
+/** An item whose row somebody holds is tried again by itself. */
+function lockedAgain(error: unknown): number | null {
+  return isLockTimeout(error) ? LOCK_TIMEOUT_MS : null;
+}
+
+/** On a connection of its own, which may wait for locks: another daemon may be migrating. */
+async function migrate(db: Database, config: Config): Promise<void> {
+  const own = openDatabase({ url: db.url, embedded: db.embedded, max: 4, applicationName: 'agentd migrate' });
+  try {
+    await migrateUp(own, config.queues);
+  } finally {
+    await own.close();
   }
 }
 

@@ -43,7 +43,12 @@ export function maskedUrl(url: string): string {
  */
 export async function connectDatabase(
   config: Config,
-  options: { max?: number; applicationName?: string; onError?: (error: Error) => void } = {},
+  options: {
+    max?: number;
+    applicationName?: string;
+    lockTimeoutMs?: number;
+    onError?: (error: Error) => void;
+  } = {},
 ): Promise<Connection> {
   let server: EmbeddedServer | null = null;
   let url = config.databaseUrl;

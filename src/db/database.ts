@@ -38,6 +38,8 @@ export type DatabaseOptions = {
   /** Connections at most. */
   readonly max?: number;
   readonly applicationName?: string;
+  /** How long a statement waits for a lock, in milliseconds; for ever when left out. Not for the embedded database. */
+  readonly lockTimeoutMs?: number;
   /** Told of errors on idle connections, such as a restarted server; never throws. */
   readonly onError?: (error: Error) => void;
 };
@@ -72,6 +74,11 @@ export function openDatabase(options: DatabaseOptions): Database {
     idleTimeoutMillis: 30_000,
   });
   pool.on('error', (error) => options.onError?.(error));
+  if (options.lockTimeoutMs !== undefined && !options.embedded) {
+    // not as a startup parameter, which poolers refuse; it runs before the connection's first statement
+    const statement = `set lock_timeout = ${Math.round(options.lockTimeoutMs)}`;
+    pool.on('connect', (client) => void client.query(statement).catch(() => {}));
+  }
 
   const kysely = new Kysely<DB>({
     dialect: new PostgresDialect({ pool: options.embedded ? guardedPool(pool) : pool }),

@@ -48,30 +48,86 @@ select count(*) as repaired from requeued`,
   );
 }
 
-/** Queued and waiting runs whose job is gone (expired, deleted, dead) get a new one. */
+/** Waiting runs that are due are queued again, without a job: they come through the waiting room like new ones. */
+export function wakeDueRuns(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'wake_due_runs',
+    `
+with due as (
+  select id from public.task_runs
+   where status = 'waiting' and wake_at <= agentd.now()
+   order by wake_at
+   limit $1
+     for no key update skip locked
+),
+queued as (
+  update public.task_runs r set status = 'queued', wake_at = null, job_id = null, is_parked = false
+    from due where r.id = due.id
+  returning r.id
+)
+select n as repaired from (select count(*) as n from queued) q
+ where n = 0 or agentd.wake('task-run') is not null`,
+  );
+}
+
+/** An active job of a run that is not running proves nothing after this time: its worker died before the claim. */
+const CLAIM_PATIENCE = `interval '30 seconds'`;
+
+/** Queued runs whose job is gone (expired, deleted), or was fetched and never claimed, get a new one. */
 export function enqueueRunsWithoutJob(db: Queryable): Promise<number> {
   return count(
     db,
     'enqueue_runs_without_job',
     `
 with orphaned as (
-  select r.id, r.workspace_id, r.wake_at from public.task_runs r
-   where ((r.status = 'queued' and r.job_id is not null)
-          or (r.status = 'waiting' and r.wake_at < agentd.now()))
+  select r.id, r.workspace_id, r.job_id from public.task_runs r
+   where r.status = 'queued' and r.job_id is not null
      and r.created_at < agentd.now() - interval '5 seconds'
      and not exists (select 1 from pgboss.job j
-                      where j.name = 'task-run' and j.id = r.job_id and j.state in ('created', 'retry', 'active'))
+                      where j.name = 'task-run' and j.id = r.job_id
+                        and (j.state in ('created', 'retry', 'failed')
+                             or (j.state = 'active' and j.started_on > agentd.now() - ${CLAIM_PATIENCE})))
    limit $1
      for no key update of r skip locked
 ),
+dropped as materialized (
+  select id, workspace_id, agentd.drop_job('task-run', job_id) from orphaned
+),
 enqueued as (
   update public.task_runs r
-     set job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', o.id), o.id::text, o.workspace_id, null)
-    from orphaned o
-   where r.id = o.id
+     set job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', d.id), d.id::text, d.workspace_id, null)
+    from dropped d
+   where r.id = d.id
   returning r.job_id
 )
 select count(job_id) as repaired from enqueued`,
+  );
+}
+
+/** Runs whose job has used up its attempts end as failed; the trigger on task_runs closes what they left open. */
+export function failRunsWithDeadJob(db: Queryable): Promise<number> {
+  return count(
+    db,
+    'fail_runs_with_dead_job',
+    `
+with dead as (
+  select r.id, j.output from public.task_runs r
+    join pgboss.job j on j.name = 'task-run' and j.id = r.job_id and j.state = 'failed'
+   where r.status = 'queued'
+   limit $1
+     for no key update of r skip locked
+),
+failed as (
+  update public.task_runs r
+     set status = 'failed', reason_code = 'job_failed',
+         reason = 'The job of this run failed for good: ' || coalesce(dead.output ->> 'message', 'no reason was given') ||
+                  ' Its dead letter is in the queue task-run-failed.'
+    from dead
+   where r.id = dead.id
+  returning r.id
+)
+select count(*) as repaired from failed`,
   );
 }
 

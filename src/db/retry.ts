@@ -13,11 +13,16 @@ export function isTransient(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.some(isTransient);
   const code = (error as { code?: unknown }).code;
   if (typeof code === 'string') {
-    if (/^(08...|40001|40P01|57P0[123]|53...|25006|55P03)$/.test(code)) return true;
+    if (/^(08...|40001|40P01|57P0[123]|53...|25006)$/.test(code)) return true;
     if (/^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/.test(code)) return true;
     if (/^[0-9A-Z]{5}$/.test(code)) return false;
   }
   return /connection|terminated|socket|timeout exceeded/i.test(error.message);
+}
+
+/** Whether a statement gave up waiting for a row that another transaction holds. */
+export function isLockTimeout(error: unknown): boolean {
+  return error instanceof Error && (error as { code?: unknown }).code === '55P03';
 }
 
 /**

@@ -398,6 +398,9 @@ run as (
          reason_code = i."end" ->> 'reason_code',
          reason = i."end" ->> 'reason',
          output = coalesce(nullif(i."end" -> 'output', 'null'), r.output),
+         -- a waiting run has no job: when it wakes it comes through the waiting room like a new one
+         job_id = case when i."end" ->> 'status' = 'waiting' then null else r.job_id end,
+         is_parked = false,
          wake_at = agentd.now() + (i."end" ->> 'wake_in_ms')::double precision * interval '1 millisecond',
          lease_expires_at = case when i."end" is null then agentd.now() + make_interval(secs => $2) end,
          finished_at = case when i."end" ->> 'status' in ('completed', 'failed') then agentd.now() end
@@ -483,6 +486,7 @@ conversation_message as (
     from message m
     join public.conversations c on c.id = m.conversation_id and c.workspace_id = m.workspace_id
     join public.agents a on a.id = m.agent_id
+  on conflict do nothing
 ),
 -- In the channels' order: the trigger that touches a channel locks it until the end of the transaction.
 channel_message as (
@@ -491,6 +495,7 @@ channel_message as (
     from message m
     join public.chat_channels c on c.id = m.channel_id and c.workspace_id = m.workspace_id
    order by c.id
+  on conflict do nothing
 ),
 log as (
   insert into public.agent_logs (workspace_id, agent_id, user_id, input, output, metadata)

@@ -145,3 +145,11 @@ update public.agent_tasks t
     [toJson(advances)],
   );
 }
+
+/** Pauses a task whose row the scheduler can't advance; touches nothing else of it. */
+export async function pauseTask(db: Queryable, id: string, code: string, reason: string): Promise<void> {
+  await db.query(
+    `update public.agent_tasks set status = 'paused', reason_code = $2, reason = $3 where id = $1`,
+    [id, code, reason],
+  );
+}

@@ -6,7 +6,8 @@ import { executeRun, type RunDeps } from '../pipelines/agent/run.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
 
-const payload = z.object({ run_id: z.uuid() });
+// any 128 bits: an application may make ids of its own, and PostgreSQL takes them
+const payload = z.object({ run_id: z.guid() });
 
 export type TaskRunDeps = RunDeps & {
   /** Claims a run for this worker. */
@@ -33,7 +34,6 @@ export function taskRunJob(deps: TaskRunDeps): Job {
       deps.leases.hold(claimed.id, claimed.lease_epoch, own);
       try {
         const outcome = await executeRun({ ...deps, log }, claimed, AbortSignal.any([signal, own.signal]));
-        if (outcome.kind === 'waiting') return snooze(outcome.waitMs);
         if (outcome.kind === 'released') throw new JobAborted('drain');
       } finally {
         deps.leases.release(claimed.id, claimed.lease_epoch);

@@ -11,6 +11,11 @@ export type BatcherOptions = {
   /** Statements in flight at once. */
   readonly maxConcurrent: number;
   readonly delayMs?: number;
+  /**
+   * Whether an item that failed by itself is to be tried again, and after how many milliseconds. Such an item
+   * goes in a batch of its own from then on, one of them at a time, and keeps nobody waiting.
+   */
+  readonly again?: (error: unknown) => number | null;
 };
 
 type Entry<I, O> = {
@@ -27,6 +32,11 @@ export class Batcher<I, O> {
   #scheduled = false;
   #timer: NodeJS.Timeout | null = null;
   #idle: (() => void)[] = [];
+  /** Items that wait to be tried again, each by itself. */
+  #alone: Entry<I, O>[] = [];
+  #aloneInFlight = false;
+  /** Items whose pause is not over. */
+  #paused = 0;
 
   /** @param run gets at most maxItems and answers one result an item, in their order. */
   constructor(run: (items: I[]) => Promise<O[]>, options: BatcherOptions) {
@@ -58,7 +68,7 @@ export class Batcher<I, O> {
   /** Resolves when nothing waits and nothing is in flight. */
   drained(): Promise<void> {
     this.hurry();
-    if (this.#pending.length === 0 && this.#inFlight === 0) return Promise.resolve();
+    if (this.#isIdle()) return Promise.resolve();
     return new Promise((resolve) => this.#idle.push(resolve));
   }
 
@@ -80,14 +90,39 @@ export class Batcher<I, O> {
 
   #send(): void {
     while (this.#pending.length > 0 && this.#inFlight < this.#options.maxConcurrent) {
-      const batch = this.#pending.splice(0, this.#options.maxItems);
-      this.#inFlight++;
-      void this.#settle(batch).finally(() => {
-        this.#inFlight--;
-        if (this.#pending.length > 0) this.#schedule();
-        else if (this.#inFlight === 0) for (const resolve of this.#idle.splice(0)) resolve();
-      });
+      this.#start(this.#pending.splice(0, this.#options.maxItems));
     }
+  }
+
+  #start(batch: Entry<I, O>[]): void {
+    this.#inFlight++;
+    void this.#settle(batch).finally(() => {
+      this.#inFlight--;
+      if (this.#pending.length > 0) this.#schedule();
+      this.#tellIdle();
+    });
+  }
+
+  /** Beside the ordinary batches, so that those are never one fewer. */
+  #sendAlone(): void {
+    const next = this.#aloneInFlight ? undefined : this.#alone.shift();
+    if (!next) return;
+    this.#aloneInFlight = true;
+    void this.#settle([next]).finally(() => {
+      this.#aloneInFlight = false;
+      this.#sendAlone();
+      this.#tellIdle();
+    });
+  }
+
+  #tellIdle(): void {
+    if (this.#isIdle()) for (const resolve of this.#idle.splice(0)) resolve();
+  }
+
+  #isIdle(): boolean {
+    return (
+      this.#pending.length + this.#inFlight + this.#alone.length + this.#paused === 0 && !this.#aloneInFlight
+    );
   }
 
   /** One poisonous item must not fail the others: a batch that fails is sent again item by item. */
@@ -96,8 +131,27 @@ export class Batcher<I, O> {
       const results = await this.#run(batch.map((entry) => entry.item));
       for (const [i, entry] of batch.entries()) entry.resolve(results[i] as O);
     } catch (error) {
-      if (batch.length === 1) return batch[0]?.reject(error);
-      for (const entry of batch) await this.#settle([entry]);
+      const [only] = batch;
+      if (batch.length > 1) {
+        // a batch that met a lock: whoever holds one must not hold up the rest one after the other
+        if (this.#options.again?.(error) != null) for (const entry of batch) this.#later(entry, 0);
+        else for (const entry of batch) await this.#settle([entry]);
+      } else if (only) {
+        const delay = this.#options.again?.(error) ?? null;
+        if (delay === null) only.reject(error);
+        else this.#later(only, delay);
+      }
     }
+  }
+
+  #later(entry: Entry<I, O>, delay: number): void {
+    this.#paused++;
+    setTimeout(() => {
+      this.#paused--;
+      // one that only shared a batch with a locked one goes first
+      if (delay === 0) this.#alone.unshift(entry);
+      else this.#alone.push(entry);
+      this.#sendAlone();
+    }, delay);
   }
 }

@@ -9,8 +9,10 @@ import {
   admitWaitingRuns,
   dropJobsOfEndedRuns,
   enqueueRunsWithoutJob,
+  failRunsWithDeadJob,
   requeueLapsedRuns,
   sweepWorkers,
+  wakeDueRuns,
 } from '../db/reconcile.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
@@ -29,13 +31,16 @@ export function reconciler(deps: ReconcilerDeps): Service {
   });
 }
 
-/** Gives back the runs of workers that have lost them. */
+/** Gives back the runs of workers that have lost them, and queues the waiting ones that are due. */
 export async function reconcileLeases(deps: ReconcilerDeps): Promise<void> {
   report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db));
+  const woken = await wakeDueRuns(deps.db);
+  if (woken > 0) deps.log.debug({ event: 'runs_woken', runs: woken }, 'waiting runs are due');
 }
 
 /** Makes missing jobs, admits stranded runs, forgets dead workers. */
 export async function reconcileRest(deps: ReconcilerDeps): Promise<void> {
+  report(deps, 'dead_job', await failRunsWithDeadJob(deps.db));
   report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
   report(deps, 'job_of_ended_run', await dropJobsOfEndedRuns(deps.db));
   report(deps, 'waiting_room', await admitWaitingRuns(deps.db));

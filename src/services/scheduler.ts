@@ -6,12 +6,14 @@
  * scheduled instant and not from any clock.
  */
 import type { Database } from '../db/database.ts';
+import { isLockTimeout, isTransient } from '../db/retry.ts';
 import {
   advanceTasks,
   type DueTask,
   lockDueTasks,
   nextDueInMs,
   type OccurrenceRow,
+  pauseTask,
   type TaskAdvance,
 } from '../db/tasks.ts';
 import { type Plan, planTask, ScheduleError } from '../schedule/index.ts';
@@ -38,10 +40,53 @@ export function scheduler(deps: SchedulerDeps): Service {
   });
 }
 
-/** One batch in one transaction. Returns how many tasks it advanced. */
+/**
+ * Advances due tasks, a batch in one transaction. Returns how many.
+ *
+ * A batch that the database refuses is gone through task by task: the one that can't be advanced is paused with
+ * the reason, and holds up no other.
+ */
 export async function schedulePass(deps: SchedulerDeps): Promise<number> {
+  try {
+    return await advanceBatch(deps, BATCH);
+  } catch (error) {
+    if (isTransient(error)) throw error;
+    deps.log.warn(
+      { event: 'schedule_batch_failed', err: error },
+      'a batch of tasks could not be advanced, going one by one',
+    );
+  }
+  let found = 0;
+  while (found < BATCH && (await advanceOne(deps))) found++;
+  return found;
+}
+
+/** Advances the task that is due longest, or pauses it if that can't be done. False when none is due. */
+async function advanceOne(deps: SchedulerDeps): Promise<boolean> {
+  let current: DueTask | undefined;
+  try {
+    return (
+      (await advanceBatch(deps, 1, (tasks) => {
+        current = tasks[0];
+      })) > 0
+    );
+  } catch (error) {
+    if (isTransient(error) || isLockTimeout(error) || !current) throw error;
+    const reason = `The task can't be scheduled: ${(error as Error).message}. Correct its schedule and set its status to active.`;
+    await pauseTask(deps.db, current.id, 'schedule_error', reason);
+    deps.log.warn({ event: 'task_paused', task_id: current.id, reason_code: 'schedule_error' }, reason);
+    return true;
+  }
+}
+
+async function advanceBatch(
+  deps: SchedulerDeps,
+  limit: number,
+  onLocked?: (tasks: DueTask[]) => void,
+): Promise<number> {
   const outcome = await deps.db.transaction(async (tx) => {
-    const tasks = await lockDueTasks(tx, BATCH);
+    const tasks = await lockDueTasks(tx, limit);
+    onLocked?.(tasks);
     if (tasks.length === 0) return null;
     const planned = tasks.map(plan);
     await advanceTasks(
@@ -52,15 +97,20 @@ export async function schedulePass(deps: SchedulerDeps): Promise<number> {
     return { tasks, planned };
   });
   if (!outcome) return 0;
-  const runs = outcome.planned.flatMap((p) => p.occurrences);
+  report(deps, outcome.tasks, outcome.planned);
+  return outcome.tasks.length;
+}
+
+function report(deps: SchedulerDeps, tasks: readonly DueTask[], planned: readonly Planned[]): void {
+  const runs = planned.flatMap((p) => p.occurrences);
   const queued = runs.filter((run) => run.status === 'queued');
   if (queued.length > 0) {
-    const now = (outcome.tasks[0] as DueTask).now.getTime();
+    const now = (tasks[0] as DueTask).now.getTime();
     const oldest = Math.min(...queued.map((run) => run.scheduled_for.getTime()));
     deps.metrics.schedule.inserted(queued.length, Math.max(now - oldest, 0) / 1000);
   }
   if (runs.length > queued.length) deps.metrics.schedule.skipped(runs.length - queued.length);
-  for (const { advance } of outcome.planned) {
+  for (const { advance } of planned) {
     if (advance.status === 'paused') {
       deps.log.warn(
         { event: 'task_paused', task_id: advance.id, reason_code: advance.reason_code },
@@ -68,11 +118,12 @@ export async function schedulePass(deps: SchedulerDeps): Promise<number> {
       );
     }
   }
-  return outcome.tasks.length;
 }
 
+type Planned = { readonly occurrences: OccurrenceRow[]; readonly advance: TaskAdvance };
+
 /** What a due task owes: its occurrences, and how it goes on. A schedule that can't be computed pauses it. */
-function plan(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvance } {
+function plan(task: DueTask): Planned {
   try {
     return owed(task);
   } catch (error) {
@@ -94,7 +145,7 @@ function plan(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvan
   }
 }
 
-function owed(task: DueTask): { occurrences: OccurrenceRow[]; advance: TaskAdvance } {
+function owed(task: DueTask): Planned {
   const schedule = {
     cronExpression: task.cron_expression,
     timezone: task.timezone,

@@ -9,6 +9,7 @@ import {
   enqueueRunsWithoutJob,
   requeueLapsedRuns,
   sweepWorkers,
+  wakeDueRuns,
 } from '../../src/db/reconcile.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
 import { type Company, company, inserted, value } from './schema-support.ts';
@@ -617,7 +618,7 @@ describe('reconciling', () => {
     );
   });
 
-  test('a queued run whose job is gone gets a new one, and so does a waiting run that is due', async () => {
+  test('a queued run whose job is gone gets a new one; a waiting run that is due comes through the waiting room', async () => {
     const task = await newTask();
     const [queued, waiting, asleep] = [await newRun(task), await newRun(task), await newRun(task)];
     await db.pool.query(
@@ -633,8 +634,13 @@ describe('reconciling', () => {
       [asleep],
     );
     await db.pool.query(`delete from pgboss.job where singleton_key = any ($1)`, [[queued, waiting, asleep]]);
-    expect(await enqueueRunsWithoutJob(db)).toBe(2);
+    expect(await enqueueRunsWithoutJob(db)).toBe(1);
     expect(await enqueueRunsWithoutJob(db)).toBe(0);
+    expect(await wakeDueRuns(db)).toBe(1);
+    expect(await wakeDueRuns(db)).toBe(0);
+    expect(await run(waiting, `status || ' ' || (job_id is null)`)).toBe('queued true');
+    expect(await run(asleep, 'status')).toBe('waiting');
+    expect(await admit()).toBe(1);
     expect(
       await value(db.pool, `select count(*)::int from pgboss.job where singleton_key = any ($1)`, [
         [queued, waiting],

@@ -204,6 +204,24 @@ async function createAgentMessages(db: Kysely<unknown>): Promise<void> {
     create index agent_messages_workspace_id_idx on public.agent_messages (workspace_id);
     create unique index agent_messages_one_per_run on public.agent_messages (run_id) where run_id is not null;
 
+    -- Only the worker says which run a message answers: a run has one answer, and whoever could claim to be it could
+    -- keep the run from giving it.
+    create function agentd.clear_run_id() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      if not agentd.is_service_caller() then
+        new.run_id := case when tg_op = 'UPDATE' then old.run_id end;
+      end if;
+      return new;
+    end
+    $$;
+    create trigger clear_run_id
+      before insert or update of run_id on public.agent_messages
+      for each row when (new.run_id is not null) execute function agentd.clear_run_id();
+    create trigger clear_run_id
+      before insert or update of run_id on public.chat_messages
+      for each row when (new.run_id is not null) execute function agentd.clear_run_id();
+
     create trigger fill_1_workspace_id
       before insert on public.agent_messages
       for each row when (new.workspace_id is null)
@@ -348,6 +366,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
       'chat_rooms',
     )}
     drop function agentd.fill_log_workspace();
+    drop function agentd.clear_run_id();
     drop function agentd.touch_channel();
     `,
   );

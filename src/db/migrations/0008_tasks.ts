@@ -286,10 +286,20 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         new.user_id := coalesce(public.current_user_id(),
           (select user_id from public.agents where id = new.agent_id));
       end if;
+      -- A run's answers and logs appear in its user's lists: nobody plants them in a stranger's.
+      if (tg_op = 'INSERT' or new.user_id is distinct from old.user_id)
+         and not agentd.is_service_caller()
+         and not exists (select 1 from public.user_roles r
+                          where r.user_id = new.user_id and r.workspace_id = new.workspace_id) then
+        raise exception using
+          errcode = 'insufficient_privilege',
+          message = format('user %s is no member of the workspace of this task', new.user_id),
+          hint = 'Leave user_id out, or name a member.';
+      end if;
       return new;
     end
     $$;
-    create trigger fill_task before insert on public.agent_tasks
+    create trigger fill_task before insert or update of user_id on public.agent_tasks
       for each row execute function agentd.fill_task();
     create trigger set_updated_at before update on public.agent_tasks
       for each row execute function agentd.set_updated_at();
@@ -393,16 +403,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       select encode(sha256(convert_to(concat_ws(':', run_id, step_order, turn, call_index), 'UTF8')), 'hex')
     $$;
 
-    -- May the caller act on runs and tasks of a workspace? A signed-in user must be a MANAGER of it.
-    -- Without a user only service roles and direct logins pass; 'authenticated' and 'anon' never do.
+    -- May the caller act on runs and tasks of a workspace? Services may; a signed-in user must be a MANAGER of it.
     create function agentd.may_manage(workspace_id uuid) returns boolean
     language sql stable security definer set search_path = ''
     as $$
-      select case
-        when current_setting('role') = 'service_role' then true
-        when public.current_user_id() is null then current_setting('role') not in ('authenticated', 'anon')
-        else exists (select 1 from agentd.my_workspace_ids('MANAGER') as w (id) where w.id = may_manage.workspace_id)
-      end
+      select agentd.is_service_caller()
+          or exists (select 1 from agentd.my_workspace_ids('MANAGER') as w (id) where w.id = may_manage.workspace_id)
     $$;
 
     -- Everything that an insert of a run leaves out comes from its task. The steps are copied here.
@@ -483,7 +489,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create trigger prepare_run before insert on public.task_runs
       for each row execute function agentd.prepare_run();
 
-    -- A run that is cancelled, by anyone and by any statement, or whose task or agent was deleted, ends here:
+    -- A run that is cancelled, by anyone and by any statement, whose job is dead, or whose task or agent was deleted, ends here:
     -- its epoch rises, so that a worker on it can write nothing more.
     create function agentd.end_run() returns trigger
     language plpgsql security definer set search_path = ''
@@ -499,8 +505,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
           new.reason := 'The task was deleted before the run ended.';
         end if;
       end if;
-      new.reason_code := coalesce(new.reason_code, 'cancelled');
-      new.reason := coalesce(new.reason, 'The run was cancelled.');
+      if new.status = 'cancelled' then
+        new.reason_code := coalesce(new.reason_code, 'cancelled');
+        new.reason := coalesce(new.reason, 'The run was cancelled.');
+      end if;
       new.lease_epoch := old.lease_epoch + 1;
       new.lease_expires_at := null;
       new.wake_at := null;
@@ -512,12 +520,14 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       for each row
       when (old.status in ('queued', 'running', 'waiting')
             and (new.status = 'cancelled'
+                 or (new.status = 'failed' and new.reason_code = 'job_failed')
                  or (old.task_id is not null and new.task_id is null)
                  or (old.agent_id is not null and new.agent_id is null)))
       execute function agentd.end_run();
 
-    -- What follows a cancellation: open calls and steps are closed, the worker is told, the next run is let in.
-    create function agentd.after_run_cancelled() returns trigger
+    -- What follows when a run ends other than by its worker: open calls and steps are closed, the worker is told,
+    -- the next run is let in.
+    create function agentd.close_run() returns trigger
     language plpgsql security definer set search_path = ''
     as $$
     begin
@@ -538,10 +548,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       return null;
     end
     $$;
-    create trigger after_run_cancelled after update on public.task_runs
+    create trigger close_run after update on public.task_runs
       for each row
-      when (new.status = 'cancelled' and old.status <> 'cancelled')
-      execute function agentd.after_run_cancelled();
+      when ((new.status = 'cancelled' and old.status <> 'cancelled')
+            or (new.status = 'failed' and old.status <> 'failed' and new.reason_code = 'job_failed'))
+      execute function agentd.close_run();
 
     -- The notification that applications follow: LISTEN agentd_runs.
     create function agentd.notify_run(
@@ -685,7 +696,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop table public.task_steps;
     drop table public.agent_tasks;
     drop function agentd.notify_run(uuid, uuid, uuid, public.run_status, text);
-    drop function agentd.after_run_cancelled();
+    drop function agentd.close_run();
     drop function agentd.end_run();
     drop function agentd.prepare_run();
     drop function agentd.may_manage(uuid);

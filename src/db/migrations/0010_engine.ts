@@ -289,7 +289,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
   await sql`
     -- Copies the steps of ended runs onto their task's steps, where applications look for the last result.
-    -- Rows are locked in order, so that two workers never wait for each other.
+    -- A step that somebody is editing is left out: a projection must not make a worker wait.
     create function agentd.project_steps(run_ids uuid[]) returns void
     language plpgsql volatile security definer set search_path = ''
     as $$
@@ -305,7 +305,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
          order by s.step_id, s.started_at desc
       ),
       target as (
-        select t.id from public.task_steps t where t.id in (select step_id from latest) order by t.id for no key update
+        select t.id from public.task_steps t where t.id in (select step_id from latest) order by t.id for no key update skip locked
       )
       update public.task_steps t
          set status = l.status, execution_result = l.result, execution_started_at = l.started_at,

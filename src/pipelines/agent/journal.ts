@@ -41,6 +41,8 @@ export class RunJournal {
   readonly #write: CheckpointWriter;
   #next: Checkpoint;
   #dirty = false;
+  /** A checkpoint was refused before: the next one that is, is given up whole. */
+  #refused = false;
   /** Rows that say started or waiting, by their place; a run that ends closes them. */
   readonly #openSteps = new Map<number, StepChange>();
   readonly #openCalls = new Map<string, ModelCallChange>();
@@ -154,7 +156,7 @@ export class RunJournal {
       for (const { context: _context, result: _result, ...step } of checkpoint.steps) {
         this.#openSteps.set(step.order, { ...step, status: 'running' });
       }
-      for (const call of checkpoint.llm) {
+      for (const call of checkpoint.llm.filter((one) => one.status !== 'completed' || this.#refused)) {
         this.#openCalls.set(
           `${call.order}:${call.turn}`,
           unmade(call.order, call.turn, call.attempt, call.failures ?? 0),
@@ -164,7 +166,9 @@ export class RunJournal {
         const { result: _, ...open } = call;
         this.#openTools.set(`${call.order}:${call.turn}:${call.index}`, { ...open, status: 'started' });
       }
-      this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq, checkpoint.current_step);
+      this.#next = this.#refused ? bare(checkpoint) : salvage(checkpoint);
+      this.#dirty = true;
+      this.#refused = true;
       throw new JournalRefused(error);
     }
     if (!result.applied) throw new RunLost();
@@ -247,6 +251,25 @@ export class RunJournal {
     const { key, ...rest } = dimensions;
     if (quantity > 0) this.#next.usage.push({ metric, quantity, cost_micros: cost, key, dimensions: rest });
   }
+}
+
+/** The next checkpoint after one that was not applied. */
+function bare(checkpoint: Checkpoint): Checkpoint {
+  return empty(checkpoint.run, checkpoint.epoch, checkpoint.seq, checkpoint.current_step);
+}
+
+/** What was paid stays on the books, whatever the database did not like about the rest: the texts are left out. */
+function salvage(checkpoint: Checkpoint): Checkpoint {
+  const { turns, prompt_tokens, completion_tokens, cost_micros, usage, llm } = checkpoint;
+  return {
+    ...bare(checkpoint),
+    turns,
+    prompt_tokens,
+    completion_tokens,
+    cost_micros,
+    usage: usage.filter((event) => event.metric === 'tokens'),
+    llm: llm.filter((call) => call.status === 'completed').map(({ response: _, ...call }) => call),
+  };
 }
 
 function isOpen(status: string): boolean {

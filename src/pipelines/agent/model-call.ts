@@ -72,7 +72,7 @@ export async function callModel(
     journal.modelCall(base);
     await journal.flush();
   }
-  const failures = 0;
+  let failures = call.failuresBefore;
   for (let attempt = base.attempt; ; attempt++) {
     const started = performance.now();
     call.onTry(attempt, failures);
@@ -132,6 +132,7 @@ export async function callModel(
         0,
         0,
       );
+      if (error.kind === 'retry') failures++;
       const again =
         error.kind === 'rate_limited' ||
         (error.kind === 'retry' && error.code !== 'bad_response' && failures < MAX_FAILURES);

@@ -20,7 +20,7 @@ export type Conversation = {
   /** The answer of `turn`, if the model has already given it. */
   answer: JournaledAnswer | null;
   /** Journaled tool calls of `turn`, by index. */
-  toolCalls: ReadonlyMap<number, JournaledToolCall>;
+  toolCalls: Map<number, JournaledToolCall>;
   /** Tries that were made of the open call; null if its intent is not in the journal. */
   openTries: number | null;
   /** Those of them that the provider failed. */

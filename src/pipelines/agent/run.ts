@@ -187,23 +187,27 @@ async function stop(
     failure = { code: 'internal_error', message: `${message} It was tried ${tries} times.` };
   }
 
-  journal.end({
-    status: 'failed',
-    reason_code: failure.code,
-    reason: failure.message,
-    output: null,
-    wake_in_ms: null,
-    log: {
-      input: run.settings.instructions,
-      output: failure.message,
-      metadata: { run_id: run.id, task_id: run.task_id, trigger: run.trigger, reason_code: failure.code },
-    },
-  });
-  try {
-    await journal.flush();
-  } catch (lost) {
-    if (lost instanceof RunLost) return { kind: 'lost' };
-    throw lost;
+  // A checkpoint that the database refuses is given up by parts: first its texts, then all of it but the end.
+  for (let refusals = 0; ; refusals++) {
+    journal.end({
+      status: 'failed',
+      reason_code: failure.code,
+      reason: failure.message,
+      output: null,
+      wake_in_ms: null,
+      log: {
+        input: run.settings.instructions,
+        output: failure.message,
+        metadata: { run_id: run.id, task_id: run.task_id, trigger: run.trigger, reason_code: failure.code },
+      },
+    });
+    try {
+      await journal.flush();
+      break;
+    } catch (error) {
+      if (error instanceof RunLost) return { kind: 'lost' };
+      if (!(error instanceof JournalRefused) || refusals >= 2) throw error;
+    }
   }
   deps.log.warn(
     { event: 'run_failed', run_id: run.id, workspace_id: run.workspace_id, reason_code: failure.code },

@@ -179,7 +179,7 @@ async function runTurns(
       order: step.order,
       turn: conversation.turn,
       calls: answer.toolCalls,
-      journaled: conversation.toolCalls,
+      known: conversation.toolCalls,
       tools,
       context: {
         workspaceId: run.workspace_id,

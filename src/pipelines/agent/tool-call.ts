@@ -14,8 +14,8 @@ export type Turn = {
   readonly order: number;
   readonly turn: number;
   readonly calls: readonly ModelToolCall[];
-  /** What the journal already knows of these calls. */
-  readonly journaled: ReadonlyMap<number, JournaledToolCall>;
+  /** What is known of these calls, from the journal and from this attempt; kept up to date for the next one. */
+  readonly known: Map<number, JournaledToolCall>;
   readonly tools: ReadonlyMap<string, Tool>;
   readonly context: Omit<ToolContext, 'idempotencyKey'>;
   readonly contextWindowSize: number;
@@ -36,7 +36,7 @@ export function callKey(runId: string, order: number, turn: number, index?: numb
 export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: Turn): Promise<string[]> {
   const prepared = turn.calls.map((call, index) => prepare(turn, call, index));
   // Intents first, all of them; what can't be called is settled in the same flush.
-  for (const one of prepared) if (one.change) journal.toolCall(one.change);
+  for (const one of prepared) if (one.change) record(journal, turn, one.change);
   if (prepared.some((one) => one.run)) await journal.flush();
 
   const reads = prepared.filter((one) => one.run && one.tool?.effect === 'read');
@@ -49,6 +49,23 @@ export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: T
     }
   }
   return prepared.map((one) => one.content);
+}
+
+function record(journal: RunJournal, turn: Turn, call: ToolCallChange): void {
+  journal.toolCall(call);
+  turn.known.set(call.index, {
+    step_order: call.order,
+    turn: call.turn,
+    call_index: call.index,
+    provider_call_id: call.provider_call_id,
+    tool_name: call.tool,
+    source: call.source,
+    effect: call.effect,
+    arguments: call.arguments,
+    status: call.status,
+    result: call.result ?? null,
+    error_message: call.error ?? null,
+  });
 }
 
 type Prepared = {
@@ -64,7 +81,7 @@ type Prepared = {
 
 function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
   const tool = turn.tools.get(call.name);
-  const journaled = turn.journaled.get(index);
+  const journaled = turn.known.get(index);
   const args = parseArguments(call.arguments);
   const base = change(turn, call, index, tool, args ?? {});
   const settledAs = (
@@ -149,7 +166,7 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
   const settle = (status: 'completed' | 'failed', content: string, code: string | null): void => {
     const duration = performance.now() - started;
     one.content = toolResultText(content, turn.contextWindowSize);
-    journal.toolCall({
+    record(journal, turn, {
       ...change(turn, call, index, tool, args),
       status,
       result: { content: one.content },

@@ -223,18 +223,30 @@ describe('a run that ends', () => {
 });
 
 describe('a checkpoint that the database refuses', () => {
-  test('can be followed by the run’s end at the same place, which closes what the refused one had settled', async () => {
+  test.each([
+    [
+      'once: what was paid stays on the books',
+      1,
+      { status: 'completed', prompt_tokens: completed.prompt_tokens },
+    ],
+    ['twice: nothing of it is kept, and its rows are closed', 2, { status: 'failed' }],
+  ] as const)('%s', async (_name, refusals, call) => {
     const { journal, written } = setup((_, index) => {
-      if (index === 0) throw new Error('integer out of range');
+      if (index < refusals) throw new Error('integer out of range');
       return { applied: true };
     }, claimedRun());
     journal.modelCall(completed);
     journal.toolCall(toolCall);
-    await expect(journal.flush()).rejects.toBeInstanceOf(JournalRefused);
-    journal.end(failed);
+    for (let i = 0; i < refusals; i++) {
+      await expect(journal.flush()).rejects.toBeInstanceOf(JournalRefused);
+      journal.end(failed);
+    }
     await journal.flush();
-    expect(written[1]?.seq).toBe(written[0]?.seq);
-    expect(written[1]?.llm).toMatchObject([{ order: 1, turn: 1, status: 'failed' }]);
-    expect(written[1]?.end).toMatchObject({ status: 'failed' });
+    const last = written.at(-1);
+    expect(last?.seq).toBe(written[0]?.seq);
+    expect(last?.llm).toMatchObject([{ order: 1, turn: 1, ...call }]);
+    expect(last?.tools).toMatchObject([{ order: 1, turn: 1 }]);
+    expect(last?.prompt_tokens).toBe(refusals === 1 ? written[0]?.prompt_tokens : 0);
+    expect(last?.end).toMatchObject({ status: 'failed' });
   });
 });

@@ -25,7 +25,16 @@ function answered(turn: number, response: object, finish = 'stop'): JournaledMod
 }
 
 function open(turn: number, status: JournaledModelCall['status'], attempt = 1): JournaledModelCall {
-  return { step_order: 1, turn, status, attempt, response: null, finish_reason: null, error_code: null, failures: 0 };
+  return {
+    step_order: 1,
+    turn,
+    status,
+    attempt,
+    response: null,
+    finish_reason: null,
+    error_code: null,
+    failures: 0,
+  };
 }
 
 const calls = (...ids: string[]) => ({

@@ -45,7 +45,7 @@ export function setup(tools: readonly Tool[], applied: (index: number) => boolea
       order: 1,
       turn: 2,
       calls: calls.map((call, i) => ({ id: `c${i}`, arguments: '{}', ...call })),
-      journaled: new Map(journaled.map((call) => [call.call_index, call])),
+      known: new Map(journaled.map((call) => [call.call_index, call])),
       tools: new Map(tools.map((one) => [one.definition.function.name, one])),
       context: {
         workspaceId: 'w',
