@@ -7,7 +7,7 @@ import { type Clock, systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
 import { connectDatabase } from './db/connect.ts';
-import { type Database, openDatabase, type Queryable } from './db/database.ts';
+import { type ConnectionLimits, type Database, openDatabase, type Queryable } from './db/database.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
 import {
   DatabaseStateError,
@@ -16,7 +16,7 @@ import {
   newestMigration,
   requireUsableServer,
 } from './db/migrate.ts';
-import { isLockTimeout, retryTransient } from './db/retry.ts';
+import { isLockTimeout, isRefusal, isStatementTimeout, isTransient, retryTransient } from './db/retry.ts';
 import {
   type Checkpoint,
   type CheckpointResult,
@@ -47,10 +47,13 @@ const LEASE_SECONDS = 15;
 /** One model call may take this long, in milliseconds; the run's and the step's own limits are shorter or not. */
 const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
 /**
- * A statement of the worker waits this long for a lock, in milliseconds. It does the work of many tenants at once;
- * a row that one of them holds must not hold the others up.
+ * A statement of the worker does the work of many tenants at once: a row that one of them holds must not hold the
+ * others up, and neither may a server that hangs.
  */
-const LOCK_TIMEOUT_MS = 1_000;
+const LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 30_000, answerMs: 40_000 };
+/** What a tenant makes expensive, such as a search, has connections and limits of its own. */
+const READ_LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 5_000, answerMs: 10_000 };
+const READ_CONNECTIONS = 4;
 /** After a drain's patience, handlers get this long to come back from their abort, in milliseconds. */
 const ABORT_GRACE_MS = 5_000;
 
@@ -94,7 +97,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
   const connection = await connectDatabase(config, {
     max: 12,
-    lockTimeoutMs: LOCK_TIMEOUT_MS,
+    limits: LIMITS,
     applicationName: `agentd ${workerId}`,
     onError: (error) => {
       metrics.databaseErrors.inc('pool');
@@ -102,6 +105,14 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     },
   });
   const { db } = connection;
+  const reads = openDatabase({
+    url: db.url,
+    embedded: db.embedded,
+    max: READ_CONNECTIONS,
+    applicationName: `agentd reads ${workerId}`,
+    limits: READ_LIMITS,
+    onError: () => metrics.databaseErrors.inc('pool'),
+  });
   let boss: PgBoss | null = null;
   let probes: Probes | null = null;
   try {
@@ -116,7 +127,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           clock,
           onRetry: retried('claim'),
         }),
-      { maxItems: 100, maxConcurrent: 2, again: lockedAgain },
+      { maxItems: 32, maxConcurrent: 2, again: lockedAgain },
     );
     const leases = new Leases({
       clock,
@@ -131,6 +142,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         const results = await retryTransient(() => writeCheckpoints(db, items, leaseSeconds), {
           clock,
           onRetry: retried('checkpoint'),
+          // Everything that is not about the content is waited out: what it holds has been paid for.
+          retryIf: (error) => !isRefusal(error) && !isLockTimeout(error),
         });
         for (const item of items) leases.confirm(item.run, item.epoch);
         return results;
@@ -152,10 +165,14 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     boss.on('warning', (warning) => log.debug({ event: 'boss_warning', warning }, 'pg-boss warns'));
     await boss.start();
 
-    // A run that only reads does not fail because the database restarts.
+    // A run that only reads does not fail because the database restarts; a read that takes too long does not go on.
     const patient: Queryable = {
       query: (statement, values) =>
-        retryTransient(() => db.query(statement, values), { clock, onRetry: retried('read') }),
+        retryTransient(() => reads.query(statement, values), {
+          clock,
+          onRetry: retried('read'),
+          retryIf: (error) => isTransient(error) && !isStatementTimeout(error),
+        }),
     };
     const jobs = [
       taskRunJob({
@@ -198,22 +215,18 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       state: state.draining ? 'draining' : 'running',
       running: consumers.reduce((sum, c) => sum + c.running, 0),
     });
-    const services = [
-      scheduler({ db, clock, log, metrics }),
-      reconciler({ db, clock, log, metrics }),
-      heartbeat({
-        db,
-        clock,
-        log,
-        metrics,
-        worker: row,
-        onPaused: (queues) => {
-          for (const consumer of consumers) consumer.setPaused(queues.has(consumer.queue));
-        },
-        onAlive: () => {},
-      }),
-    ];
-    const [schedule] = services;
+    const schedule = scheduler({ db, clock, log, metrics });
+    const repair = reconciler({ db, clock, log, metrics });
+    const alive = heartbeat({
+      db,
+      clock,
+      log,
+      metrics,
+      worker: row,
+      onPaused: (queues) => {
+        for (const consumer of consumers) consumer.setPaused(queues.has(consumer.queue));
+      },
+    });
     const listener = new Listener({
       url: db.url,
       clock,
@@ -221,12 +234,12 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onNotification: (channel, payload) => {
         if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
         else if (channel === CHANNELS.cancel) void leases.check(payload);
-        else schedule?.wake();
+        else schedule.wake();
       },
       // something may have been said while nobody listened
       onConnect: () => {
         for (const consumer of consumers) consumer.wake();
-        schedule?.wake();
+        schedule.wake();
       },
     });
 
@@ -236,7 +249,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     await saveWorker(db, row());
     if (!db.embedded) await listener.start();
     leases.start();
-    for (const service of services) service.start();
+    for (const service of [schedule, repair, alive]) service.start();
     for (const consumer of consumers) consumer.start();
     log.info(
       {
@@ -252,24 +265,36 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
     let stopping: Promise<void> | null = null;
     const { promise: stopped, resolve: resolveStopped } = Promise.withResolvers<void>();
+    const drain = async (): Promise<void> => {
+      await Promise.all([schedule, repair].map((service) => service.stop()));
+      // the heartbeat goes on: a worker that drains is not dead
+      alive.wake();
+      await Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
+      await alive.stop();
+      await listener.stop();
+      await saveWorker(db, { ...row(), state: 'stopped', running: 0 });
+      await Promise.all(consumers.map((c) => wakeUp(db, c.queue, workerId)));
+      await started.stop({ graceful: false });
+    };
     const stop = async (): Promise<void> => {
       state.draining = true;
       log.info({ event: 'draining', running: row().running }, 'stopping: waiting for what runs');
-      await Promise.all(services.map((service) => service.stop()));
-      const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
-      const given = clock.after(config.drainSeconds * 1000 + ABORT_GRACE_MS, () => giveUp.resolve());
+      // A database that is away, or a network that swallows everything, must not keep a process for ever: what it
+      // holds is taken over when its lease lapses.
       const giveUp = Promise.withResolvers<void>();
-      // A database that is away, or a handler that ignores its signal, must not keep a process for ever:
-      // what it holds is taken over when its lease lapses.
-      await Promise.race([drained, giveUp.promise]);
-      given.cancel();
+      const patience = clock.after(config.drainSeconds * 1000 + ABORT_GRACE_MS, giveUp.resolve);
+      const failed = (error: unknown): void =>
+        log.warn({ event: 'stop_incomplete', err: error }, 'could not put everything in order');
+      await Promise.race([drain().catch(failed), giveUp.promise]);
+      patience.cancel();
       leases.stop();
-      await listener.stop();
-      await saveWorker(db, { ...row(), state: 'stopped', running: 0 }).catch(() => {});
-      await Promise.all(consumers.map((c) => wakeUp(db, c.queue, workerId))).catch(() => {});
-      await started.stop({ graceful: false }).catch(() => {});
-      await probes?.close();
-      await connection.close();
+      const closing = Promise.withResolvers<void>();
+      const last = clock.after(ABORT_GRACE_MS, closing.resolve);
+      await Promise.race([
+        Promise.all([listener.stop(), probes?.close(), reads.close(), connection.close()]).catch(failed),
+        closing.promise,
+      ]);
+      last.cancel();
       log.info({ event: 'stopped' }, 'agentd has stopped');
       resolveStopped();
     };
@@ -287,6 +312,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   } catch (error) {
     await probes?.close();
     await boss?.stop({ graceful: false }).catch(() => {});
+    await reads.close().catch(() => {});
     await connection.close().catch(() => {});
     throw error;
   }
@@ -294,7 +320,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
 /** An item whose row somebody holds is tried again by itself. */
 function lockedAgain(error: unknown): number | null {
-  return isLockTimeout(error) ? LOCK_TIMEOUT_MS : null;
+  return isLockTimeout(error) ? LIMITS.lockMs : null;
 }
 
 /** On a connection of its own, which may wait for locks: another daemon may be migrating. */

@@ -1,6 +1,6 @@
 /** From the configuration to a database: yours, one that another agentd already serves, or a new embedded one. */
 import type { Config } from '../config.ts';
-import { type Database, openDatabase } from './database.ts';
+import { type ConnectionLimits, type Database, openDatabase } from './database.ts';
 import { type EmbeddedServer, embeddedUrl, isListening, startEmbedded } from './embedded.ts';
 
 /** A connected database; closing it also stops the embedded server if this process runs it. */
@@ -46,7 +46,7 @@ export async function connectDatabase(
   options: {
     max?: number;
     applicationName?: string;
-    lockTimeoutMs?: number;
+    limits?: ConnectionLimits;
     onError?: (error: Error) => void;
   } = {},
 ): Promise<Connection> {

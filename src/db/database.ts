@@ -31,6 +31,16 @@ export interface Database extends Queryable {
 
 export type Isolation = 'read committed' | 'repeatable read' | 'serializable';
 
+/** In milliseconds. The embedded database has only the time that we wait for an answer. */
+export type ConnectionLimits = {
+  /** How long a statement waits for a row that another transaction holds. */
+  readonly lockMs: number;
+  /** How long the server works on a statement. */
+  readonly statementMs: number;
+  /** How long we wait for an answer: a network that swallows everything never says that it is gone. */
+  readonly answerMs: number;
+};
+
 /** Options of a connection. */
 export type DatabaseOptions = {
   readonly url: string;
@@ -38,8 +48,8 @@ export type DatabaseOptions = {
   /** Connections at most. */
   readonly max?: number;
   readonly applicationName?: string;
-  /** How long a statement waits for a lock, in milliseconds; for ever when left out. Not for the embedded database. */
-  readonly lockTimeoutMs?: number;
+  /** Limits of every statement and connection, so that no default of the platform governs them. */
+  readonly limits?: ConnectionLimits;
   /** Told of errors on idle connections, such as a restarted server; never throws. */
   readonly onError?: (error: Error) => void;
 };
@@ -71,13 +81,19 @@ export function openDatabase(options: DatabaseOptions): Database {
     application_name: options.applicationName ?? 'agentd',
     types,
     keepAlive: true,
+    keepAliveInitialDelayMillis: 10_000,
     idleTimeoutMillis: 30_000,
+    connectionTimeoutMillis: 10_000,
+    ...(options.limits && !options.embedded ? { query_timeout: options.limits.answerMs } : {}),
   });
   pool.on('error', (error) => options.onError?.(error));
-  if (options.lockTimeoutMs !== undefined && !options.embedded) {
-    // not as a startup parameter, which poolers refuse; it runs before the connection's first statement
-    const statement = `set lock_timeout = ${Math.round(options.lockTimeoutMs)}`;
-    pool.on('connect', (client) => void client.query(statement).catch(() => {}));
+  if (options.limits && !options.embedded) {
+    const { lockMs, statementMs } = options.limits;
+    // Not as startup parameters, which poolers refuse. It runs before the connection's first statement. A transaction
+    // whose process has frozen gives its rows back.
+    const settings = `set lock_timeout = ${lockMs}; set statement_timeout = ${statementMs};
+      set idle_in_transaction_session_timeout = ${statementMs}`;
+    pool.on('connect', (client) => void client.query(settings).catch(() => {}));
   }
 
   const kysely = new Kysely<DB>({

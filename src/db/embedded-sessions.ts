@@ -29,7 +29,13 @@ const CLOSE = 0x43;
 /** Messages of the extended protocol that wait for the Sync behind them. */
 const held = new Set([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE]);
 
-/** One backend, many connections: groups run one after the other, transactions undisturbed. */
+/** A transaction that says nothing for so long, in milliseconds, while others wait, is rolled back. */
+const OWNER_PATIENCE_MS = 10_000;
+
+/**
+ * One backend, many connections: groups run one after the other, transactions undisturbed, unless one is left open
+ * and forgotten: then it is rolled back and its connection ended, since everybody else waits for it.
+ */
 export class EmbeddedSessions {
   readonly #db: PGlite;
   readonly #parts = new Map<number, Uint8Array[]>();
@@ -37,9 +43,13 @@ export class EmbeddedSessions {
   /** The connection whose transaction is open. */
   #owner: number | null = null;
   #running = false;
+  #patience: NodeJS.Timeout | null = null;
+  readonly #evict: (connection: number) => void;
 
-  constructor(db: PGlite) {
+  /** @param evict ends a connection whose transaction was rolled back for its silence */
+  constructor(db: PGlite, evict: (connection: number) => void) {
     this.#db = db;
+    this.#evict = evict;
   }
 
   /** Takes one protocol message; resolves with the number of bytes answered. */
@@ -102,7 +112,20 @@ export class EmbeddedSessions {
       }
     } finally {
       this.#running = false;
+      this.#watchOwner();
     }
+  }
+
+  /** Starts, or stops, counting the silence of the transaction's owner. */
+  #watchOwner(): void {
+    if (this.#patience) clearTimeout(this.#patience);
+    this.#patience = null;
+    const owner = this.#owner;
+    if (owner === null || this.#queue.length === 0) return;
+    this.#patience = setTimeout(() => {
+      if (this.#owner !== owner || this.#running) return;
+      void this.clearTransactionIfNeeded(owner).finally(() => this.#evict(owner));
+    }, OWNER_PATIENCE_MS);
   }
 
   #next(): Work | undefined {

@@ -54,12 +54,16 @@ export async function startEmbedded(dataDir: string | null, port: number): Promi
 /** Serves a PGlite on a port of loopback; stopping the server closes it. */
 export async function serveEmbedded(db: PGlite, port: number): Promise<EmbeddedServer> {
   // The handlers know the queue by its class; ours has the same methods and other insides.
-  const sessions = new EmbeddedSessions(db) as unknown as SessionQueue;
+  const byConnection = new Map<number, Socket>();
+  const sessions = new EmbeddedSessions(db, (connection) => byConnection.get(connection)?.destroy());
+  const queryQueue = sessions as unknown as SessionQueue;
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    const handler = new PGLiteSocketHandler({ queryQueue: sessions, closeOnDetach: true });
+    const handler = new PGLiteSocketHandler({ queryQueue, closeOnDetach: true });
+    byConnection.set(handler.handlerId, socket);
+    socket.once('close', () => byConnection.delete(handler.handlerId));
     handler.attach(socket).catch(() => socket.destroy());
   });
   try {

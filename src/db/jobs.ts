@@ -10,7 +10,6 @@ export type JobRun = {
   readonly workspaceId: string | null;
   /** `lost`: another worker held the job by the time it was settled. */
   readonly outcome: 'completed' | 'retry' | 'failed' | 'snoozed' | 'handed_back' | 'lost';
-  readonly startedAt: Date;
   /** Milliseconds. */
   readonly durationMs: number;
   readonly error: { readonly code: string; readonly message: string } | null;
@@ -22,10 +21,12 @@ export async function insertJobRuns(db: Queryable, runs: readonly JobRun[]): Pro
     {
       name: 'insert_job_runs',
       text: `insert into agentd.job_runs (queue, job_id, attempt, worker_id, workspace_id, outcome, started_at, duration_ms, error)
-             select queue, job_id, attempt, worker_id, workspace_id, outcome, started_at, duration_ms, error
+             select queue, job_id, attempt, worker_id, workspace_id, outcome,
+                    -- by the database's clock: a node whose date is wrong finds no partition
+                    agentd.now() - duration_ms * interval '1 millisecond', duration_ms, error
                from jsonb_to_recordset($1::jsonb) as x (
                  queue text, job_id uuid, attempt integer, worker_id text, workspace_id uuid, outcome text,
-                 started_at timestamptz, duration_ms integer, error jsonb)`,
+                 duration_ms integer, error jsonb)`,
     },
     [
       JSON.stringify(
@@ -36,7 +37,6 @@ export async function insertJobRuns(db: Queryable, runs: readonly JobRun[]): Pro
           worker_id: run.workerId,
           workspace_id: run.workspaceId,
           outcome: run.outcome,
-          started_at: run.startedAt,
           duration_ms: run.durationMs,
           error: run.error,
         })),

@@ -178,6 +178,14 @@ select sum(agentd.admit_runs(workspace_id)) as repaired
   );
 }
 
+/** Makes the months ahead of the tables that are partitioned by time. Gives way to writers: it is tried again. */
+export async function ensurePartitions(db: Queryable): Promise<number> {
+  const [row] = await db.query<{ made: number }>(
+    `select agentd.ensure_partitions('public.usage_events') + agentd.ensure_partitions('agentd.job_runs') as made`,
+  );
+  return row?.made ?? 0;
+}
+
 /** Workers that have been silent for a minute are taken for dead; they no longer ask for notifications. */
 export function sweepWorkers(db: Queryable): Promise<number> {
   return count(

@@ -13,11 +13,22 @@ export function isTransient(error: unknown): boolean {
   if (error instanceof AggregateError) return error.errors.some(isTransient);
   const code = (error as { code?: unknown }).code;
   if (typeof code === 'string') {
-    if (/^(08...|40001|40P01|57P0[123]|53...|25006)$/.test(code)) return true;
+    if (/^(08...|40001|40P01|57P0[1235]|57014|25P03|53...|58...|25006|XX000)$/.test(code)) return true;
     if (/^(ECONN|EPIPE|ETIMEDOUT|ENOTFOUND|EAI_AGAIN|EHOSTUNREACH|ENETUNREACH)/.test(code)) return true;
     if (/^[0-9A-Z]{5}$/.test(code)) return false;
   }
-  return /connection|terminated|socket|timeout exceeded/i.test(error.message);
+  return /connection|terminated|socket|timeout/i.test(error.message);
+}
+
+/** Whether the database refused a statement for what is in it: a value, a constraint, a size. */
+export function isRefusal(error: unknown): boolean {
+  const code = error instanceof Error ? (error as { code?: unknown }).code : null;
+  return typeof code === 'string' && /^(22|23|54)...$/.test(code);
+}
+
+/** Whether a statement took longer than it may. */
+export function isStatementTimeout(error: unknown): boolean {
+  return error instanceof Error && (error as { code?: unknown }).code === '57014';
 }
 
 /** Whether a statement gave up waiting for a row that another transaction holds. */
@@ -32,13 +43,19 @@ export function isLockTimeout(error: unknown): boolean {
  */
 export async function retryTransient<T>(
   work: () => Promise<T>,
-  options: { clock: Clock; signal?: AbortSignal; onRetry?: (error: Error, attempt: number) => void },
+  options: {
+    clock: Clock;
+    signal?: AbortSignal;
+    onRetry?: (error: Error, attempt: number) => void;
+    /** Which errors to wait out; those that time heals when left out. */
+    retryIf?: (error: unknown) => boolean;
+  },
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await work();
     } catch (error) {
-      if (!isTransient(error)) throw error;
+      if (!(options.retryIf ?? isTransient)(error)) throw error;
       options.onRetry?.(error as Error, attempt);
       const delay = Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** Math.min(attempt - 1, 10));
       await sleep(options.clock, delay * (0.5 + Math.random() / 2), options.signal);

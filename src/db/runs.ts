@@ -258,6 +258,8 @@ export async function claimRuns(
   const byId = new Map(rows.map((row) => [row.id, row]));
   return ids.map((id) => {
     const row = byId.get(id);
+    // an id that was asked twice (an old job and a new one) is claimed once
+    byId.delete(id);
     if (!row || row.lease_epoch === null) {
       return {
         id,
@@ -383,6 +385,10 @@ with item as materialized (
     prompt_tokens bigint, completion_tokens bigint, cost_micros bigint,
     steps jsonb, llm jsonb, tools jsonb, usage jsonb, messages jsonb, "end" jsonb)
 ),
+-- in order, as everybody locks them
+locked as materialized (
+  select r.id from public.task_runs r where r.id in (select i.run from item i) order by r.id for no key update
+),
 -- The fence: this epoch, this place in the journal, and still wanted. It also extends the lease.
 run as (
   update public.task_runs r
@@ -405,7 +411,8 @@ run as (
          lease_expires_at = case when i."end" is null then agentd.now() + make_interval(secs => $2) end,
          finished_at = case when i."end" ->> 'status' in ('completed', 'failed') then agentd.now() end
     from item i
-   where r.id = i.run and r.lease_epoch = i.epoch and r.journal_seq = i.seq and r.status = 'running'
+    join locked on locked.id = i.run
+   where r.id = locked.id and r.lease_epoch = i.epoch and r.journal_seq = i.seq and r.status = 'running'
   returning r.id, r.workspace_id, r.task_id, r.agent_id, r.user_id, r.started_at, r.status, r.reason_code,
             i.steps, i.llm, i.tools, i.usage, i.messages, i."end" as ending
 ),
@@ -478,13 +485,21 @@ message as materialized (
     from run, jsonb_to_recordset(run.messages) as x (
       conversation_id uuid, channel_id uuid, content text, is_answer boolean, metadata jsonb)
 ),
--- A conversation or channel that is gone by now takes no message and stops no run.
+-- A conversation or channel that is gone by now, or being deleted, takes no message and stops no run.
+conversation as materialized (
+  select c.id, c.workspace_id from public.conversations c
+   where c.id in (select m.conversation_id from message m) order by c.id for key share skip locked
+),
+channel as materialized (
+  select c.id, c.workspace_id from public.chat_channels c
+   where c.id in (select m.channel_id from message m) order by c.id for key share skip locked
+),
 conversation_message as (
   insert into public.agent_messages (workspace_id, conversation_id, agent_id, user_id, role, content, metadata, run_id)
   select m.workspace_id, c.id, m.agent_id, coalesce(m.user_id, a.user_id), 'assistant', m.content, m.metadata,
          case when m.is_answer then m.run_id end
     from message m
-    join public.conversations c on c.id = m.conversation_id and c.workspace_id = m.workspace_id
+    join conversation c on c.id = m.conversation_id and c.workspace_id = m.workspace_id
     join public.agents a on a.id = m.agent_id
   on conflict do nothing
 ),
@@ -493,7 +508,7 @@ channel_message as (
   insert into public.chat_messages (workspace_id, channel_id, sender_agent_id, content, metadata, run_id)
   select m.workspace_id, c.id, m.agent_id, m.content, m.metadata, case when m.is_answer then m.run_id end
     from message m
-    join public.chat_channels c on c.id = m.channel_id and c.workspace_id = m.workspace_id
+    join channel c on c.id = m.channel_id and c.workspace_id = m.workspace_id
    order by c.id
   on conflict do nothing
 ),

@@ -146,18 +146,18 @@ export class Consumer {
   async drain(patienceMs: number): Promise<void> {
     this.#mode = 'draining';
     this.#poll?.cancel();
+    const timer = this.#options.clock.after(patienceMs, () => {
+      // a database that is away must not keep the drain from telling the handlers
+      this.#stop.abort(new JobAborted('drain'));
+      for (const { controller } of this.#running.values()) controller.abort(new JobAborted('drain'));
+    });
     await this.#fetching;
-    for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
+    for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, 0);
     await wakeUp(this.#options.db, this.queue, this.#options.workerId).catch(() => {
       // A row too many costs an insert a notification; the reconciler sweeps it up.
     });
-    if (this.#running.size > 0) {
-      const timer = this.#options.clock.after(patienceMs, () => {
-        for (const { controller } of this.#running.values()) controller.abort(new JobAborted('drain'));
-      });
-      await new Promise<void>((resolve) => this.#idle.push(resolve));
-      timer.cancel();
-    }
+    if (this.#running.size > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
+    timer.cancel();
     this.#heartbeat?.cancel();
     await this.#settler.drained();
     this.#stop.abort(new JobAborted('drain'));
@@ -201,29 +201,13 @@ export class Consumer {
   }
 
   async #fetch(wanted: number): Promise<void> {
-    const { boss, clock, log, metrics } = this.#options;
+    const { log, metrics } = this.#options;
     try {
-      await retryTransient(
-        async () => {
-          if (this.#mode === 'asleep') await this.#options.job.admit?.();
-          const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: wanted });
-          this.#accept(jobs);
-          if (this.#mode === 'draining') return;
-          if (jobs.length >= wanted) this.#mode = 'awake';
-          else if (this.#mode === 'awake' || jobs.length > 0) await this.#fallAsleep();
-        },
-        {
-          clock,
-          signal: this.#stop.signal,
-          onRetry: (error) => {
-            metrics.databaseErrors.inc('fetch');
-            log.warn(
-              { event: 'fetch_retry', queue: this.queue, err: error },
-              'could not fetch jobs, trying again',
-            );
-          },
-        },
-      );
+      if (this.#mode === 'asleep') await this.#admit();
+      const found = await this.#take(wanted);
+      if (this.#mode === 'draining') return;
+      if (found >= wanted) this.#mode = 'awake';
+      else if (this.#mode === 'awake' || found > 0) await this.#fallAsleep();
     } catch (error) {
       if (this.#stop.signal.aborted) return;
       metrics.databaseErrors.inc('fetch');
@@ -231,20 +215,45 @@ export class Consumer {
     }
   }
 
+  /** Fetches at most so many jobs and starts or buffers them. Waits for a database that is away. */
+  async #take(wanted: number): Promise<number> {
+    const jobs = await this.#patiently(() =>
+      this.#options.boss.fetch<Record<string, unknown>>(this.queue, { batchSize: wanted }),
+    );
+    this.#accept(jobs);
+    return jobs.length;
+  }
+
+  async #admit(): Promise<void> {
+    const { admit } = this.#options.job;
+    if (admit) await this.#patiently(admit);
+  }
+
+  #patiently<T>(work: () => Promise<T>): Promise<T> {
+    const { clock, log, metrics } = this.#options;
+    return retryTransient(work, {
+      clock,
+      signal: this.#stop.signal,
+      onRetry: (error) => {
+        metrics.databaseErrors.inc('fetch');
+        log.warn(
+          { event: 'fetch_retry', queue: this.queue, err: error },
+          'could not fetch jobs, trying again',
+        );
+      },
+    });
+  }
+
   async #fallAsleep(): Promise<void> {
-    const { db, boss, workerId } = this.#options;
-    await fallAsleep(db, this.queue, workerId);
+    const { db, workerId } = this.#options;
+    await this.#patiently(() => fallAsleep(db, this.queue, workerId));
     if (this.#mode === 'draining') return;
     this.#mode = 'asleep';
     this.#lookAgain = !db.embedded;
     // what was committed before the row was, was not told to us
-    await this.#options.job.admit?.();
+    await this.#admit();
     const free = this.#wanted();
-    if (free > 0) {
-      const jobs = await boss.fetch<Record<string, unknown>>(this.queue, { batchSize: free });
-      this.#accept(jobs);
-      if (jobs.length >= free) this.#mode = 'awake';
-    }
+    if (free > 0 && (await this.#take(free)) >= free) this.#mode = 'awake';
   }
 
   #schedulePoll(): void {
@@ -268,7 +277,7 @@ export class Consumer {
     }
     metrics.consumer.buffered(this.queue, this.#buffer.length);
     if (this.#mode === 'draining') {
-      for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, new Date(), 0);
+      for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, 0);
     }
   }
 
@@ -278,14 +287,13 @@ export class Consumer {
     const { metrics } = this.#options;
     metrics.jobs.started(this.queue);
     metrics.jobs.running(this.queue, this.#running.size);
-    const startedAt = new Date();
     const started = performance.now();
     void this.#handle(job, controller.signal).then((outcome) => {
       const duration = performance.now() - started;
       this.#averageMs = this.#averageMs === null ? duration : this.#averageMs * 0.95 + duration * 0.05;
       this.#running.delete(job.id);
       metrics.jobs.running(this.queue, this.#running.size);
-      this.#settleLater(job, outcome, startedAt, duration);
+      this.#settleLater(job, outcome, duration);
       const next = this.#mode === 'draining' ? undefined : this.#buffer.shift();
       metrics.consumer.buffered(this.queue, this.#buffer.length);
       if (next) this.#begin(next);
@@ -322,9 +330,9 @@ export class Consumer {
     }
   }
 
-  #settleLater(job: FetchedJob, outcome: Outcome, startedAt: Date, durationMs: number): void {
+  #settleLater(job: FetchedJob, outcome: Outcome, durationMs: number): void {
     const { metrics, log } = this.#options;
-    this.#settler.add({ job, outcome, startedAt, durationMs }).then(
+    this.#settler.add({ job, outcome, durationMs }).then(
       (settled) => metrics.jobs.settled(this.queue, settled, durationMs / 1000),
       (error: unknown) => {
         // pg-boss takes the job for lost when it expires and has it done again; nothing is silently dropped.

@@ -23,7 +23,6 @@ export type FetchedJob = {
 export type Settlement = {
   readonly job: FetchedJob;
   readonly outcome: Outcome;
-  readonly startedAt: Date;
   readonly durationMs: number;
 };
 
@@ -75,7 +74,6 @@ export async function settle(
         workerId: context.workerId,
         workspaceId: typeof one.job.data.workspace_id === 'string' ? one.job.data.workspace_id : null,
         outcome: outcomes[i] as JobRun['outcome'],
-        startedAt: one.startedAt,
         durationMs: Math.round(one.durationMs),
         error:
           one.outcome.kind === 'failed' ? { code: one.outcome.code, message: one.outcome.message } : null,

@@ -11,17 +11,15 @@ export type HeartbeatDeps = ServiceDeps & {
   readonly db: Database;
   readonly worker: () => WorkerRow;
   readonly onPaused: (queues: ReadonlySet<string>) => void;
-  /** Told when the database has answered. */
-  readonly onAlive: () => void;
 };
 
 /** The heartbeat as a service. */
 export function heartbeat(deps: HeartbeatDeps): Service {
   let pass = 0;
   return periodic('heartbeat', deps, async () => {
-    if (pass++ % SAVE_EVERY === 0) await saveWorker(deps.db, deps.worker());
+    const worker = deps.worker();
+    if (pass++ % SAVE_EVERY === 0 || worker.state !== 'running') await saveWorker(deps.db, worker);
     deps.onPaused(await pausedQueues(deps.db));
-    deps.onAlive();
     return PASS_MS;
   });
 }

@@ -5,10 +5,12 @@
  */
 
 import type { Database } from '../db/database.ts';
+import { admitArrivals } from '../db/jobs.ts';
 import {
   admitWaitingRuns,
   dropJobsOfEndedRuns,
   enqueueRunsWithoutJob,
+  ensurePartitions,
   failRunsWithDeadJob,
   requeueLapsedRuns,
   sweepWorkers,
@@ -18,14 +20,22 @@ import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
 const REST_EVERY = 5;
+/** Partitions are made twelve months ahead: once in a while is enough. */
+const PARTITIONS_MS = 6 * 3_600_000;
 
 export type ReconcilerDeps = ServiceDeps & { readonly db: Database };
 
 /** The reconciler as a service. */
 export function reconciler(deps: ReconcilerDeps): Service {
   let pass = 0;
+  let partitionsAt = Number.NEGATIVE_INFINITY;
   return periodic('reconciler', deps, async () => {
+    await admitArrivals(deps.db);
     await reconcileLeases(deps);
+    if (deps.clock.elapsed() - partitionsAt > PARTITIONS_MS) {
+      report(deps, 'partition', await ensurePartitions(deps.db));
+      partitionsAt = deps.clock.elapsed();
+    }
     if (pass++ % REST_EVERY === 0) await reconcileRest(deps);
     return LEASES_MS * (0.9 + Math.random() * 0.2);
   });

@@ -73,3 +73,13 @@ test('the isolation level asked for is in force', async () => {
   );
   expect(level).toBe('repeatable read');
 });
+
+test('an embedded transaction that is left open gives way after a while, and its connection ends', async () => {
+  if (!db.embedded) return;
+  const other = await db.pool.connect();
+  const ended = new Promise((resolve) => other.once('error', resolve));
+  await other.query(`begin; insert into agentd.sleepers (queue, worker_id) values ('forgotten', 'x')`);
+  expect(await db.query(`select 1 from agentd.sleepers where queue = 'forgotten'`)).toEqual([]);
+  await ended;
+  other.release(true);
+});

@@ -63,6 +63,9 @@ async function createAgents(db: Kysely<unknown>): Promise<void> {
       secret_form            text,
       created_at             timestamptz            not null default now(),
       updated_at             timestamptz            not null default now(),
+      -- a worker holds the agents of many tenants in memory
+      constraint agents_instructions_size check (
+        octet_length(instructions) <= 300000 and octet_length(assistant_instructions) <= 300000),
       constraint agents_workspace_key unique (workspace_id, id),
       constraint agents_persona_fkey foreign key (workspace_id, persona_id)
         references public.personas (workspace_id, id) on delete set null (persona_id)

@@ -27,7 +27,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       -- why agentd paused, completed or failed the task; null while it is as the user left it
       reason_code              text,
       reason                   text,
-      instructions             text not null default '',
+      instructions             text not null default '' check (octet_length(instructions) <= 1000000),
       is_multi_step            boolean not null default false,
       step_count               integer not null default 1,
       -- names of the tools that the task may use; an empty array means the agent's usual ones
@@ -73,7 +73,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       task_id                  uuid not null references public.agent_tasks (id) on delete cascade,
       step_order               integer not null check (step_order >= 1),
       step_name                text not null,
-      instructions             text not null default '',
+      instructions             text not null default '' check (octet_length(instructions) <= 1000000),
       include_previous_context boolean not null default false,
       -- null: the task's
       max_retries              integer check (max_retries >= 0),
@@ -134,7 +134,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       settings          jsonb not null,
       -- must wait until earlier runs of its task have ended (overlap_policy queue)
       is_serial         boolean not null default false,
-      input             jsonb not null default '{}',
+      -- a worker holds the inputs of many tenants in memory
+      input             jsonb not null default '{}' check (octet_length(input::text) <= 1000000),
       output            jsonb,
       current_step      integer not null default 0,
       -- pg-boss's job; null while the run waits in its workspace's waiting room
@@ -459,8 +460,17 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       new.user_id := coalesce(new.user_id, v_task.user_id);
       new.is_serial := new.is_serial or (v_task.overlap_policy = 'queue' and new.trigger in ('schedule', 'catch_up'));
 
-      new.steps := coalesce(new.steps, v_task.steps);
-      new.settings := coalesce(new.settings, v_task.settings);
+      -- a run that is only recorded as skipped executes nothing
+      new.steps := case when new.status = 'skipped' then '[]' else coalesce(new.steps, v_task.steps) end;
+      new.settings := case when new.status = 'skipped' then '{}' else coalesce(new.settings, v_task.settings) end;
+      if octet_length(new.steps::text) + octet_length(new.settings::text) > 1000000 then
+        new.status := 'failed';
+        new.reason_code := 'task_too_large';
+        new.reason := 'The instructions of the task and its steps are more than a megabyte. Shorten them, or keep the text as knowledge.';
+        new.steps := '[]';
+        new.settings := '{}';
+        new.finished_at := agentd.now();
+      end if;
 
       if new.status = 'queued' and new.trigger in ('schedule', 'catch_up', 'event')
          and not (v_task.agent_status = 'live' and v_task.agent_active) then

@@ -278,7 +278,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       loop
         v_job := agentd.enqueue('task-run', jsonb_build_object('run_id', v_run.id), v_run.id::text,
                                 admit_runs.workspace_id, v_run.wake_at);
-        exit when v_job is null;
+        continue when v_job is null;
         update public.task_runs set job_id = v_job where id = v_run.id;
         v_admitted := v_admitted + 1;
       end loop;

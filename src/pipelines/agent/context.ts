@@ -3,6 +3,7 @@
 import type { Chunk } from '../../db/knowledge.ts';
 import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import type { ChatMessage } from '../../providers/models.ts';
+import { RunFailure } from './errors.ts';
 
 /** The beginning of a step as journaled: the messages, and what did not fit into them. */
 export type StepContext = { readonly messages: ChatMessage[]; readonly left_out: readonly string[] };
@@ -12,7 +13,10 @@ export type StepResult = { readonly order: number; readonly name: string; readon
 
 /** Characters a token stands for, on average; only used to keep texts within a window, never to bill. */
 const CHARS_PER_TOKEN = 4;
-/** Shares of the agent's window that retrieved knowledge and earlier results may each take. */
+/** Tokens; more than any model takes today. */
+const LARGEST_WINDOW = 2_000_000;
+/** Shares of the agent's window that the input, retrieved knowledge and earlier results may each take. */
+const INPUT_SHARE = 0.5;
 const KNOWLEDGE_SHARE = 0.4;
 const PREVIOUS_SHARE = 0.4;
 /** A tool's result may take this share of the window. */
@@ -38,12 +42,15 @@ export function buildContext(
   chunks: readonly Chunk[],
 ): StepContext {
   const leftOut: string[] = [];
-  const window = agent.context_window_size * CHARS_PER_TOKEN;
+  const window = windowOf(agent.context_window_size);
   const parts = [stepRequest(run, step)];
 
   const input = run.input;
   if (typeof input === 'object' && input !== null && Object.keys(input).length > 0) {
-    parts.push(data('input', JSON.stringify(input, null, 2)));
+    // without indentation, which multiplies the size of what is nested deeply
+    const { text, cut } = cutTo(inputText(input), Math.floor(window * INPUT_SHARE));
+    if (cut > 0) leftOut.push(`${cut} characters of the input`);
+    parts.push(data('input', text));
   }
   if (step.include_previous_context && previous.length > 0) {
     const share = Math.floor((window * PREVIOUS_SHARE) / previous.length);
@@ -71,6 +78,22 @@ export function buildContext(
     ],
     left_out: leftOut,
   };
+}
+
+/** Characters of an agent's window; a tenant's integer must not let memory grow without end. */
+function windowOf(contextWindowSize: number): number {
+  return Math.min(Math.max(contextWindowSize, 1), LARGEST_WINDOW) * CHARS_PER_TOKEN;
+}
+
+function inputText(input: object): string {
+  try {
+    return JSON.stringify(input);
+  } catch (error) {
+    throw new RunFailure(
+      'invalid_input',
+      `The run's input can't be written as text: ${(error as Error).message}`,
+    );
+  }
 }
 
 function systemMessage(task: string, agent: ClaimedAgent, step: StepPlan): string {
@@ -108,7 +131,7 @@ export function knowledgeAsText(chunks: readonly Chunk[]): string {
 export function toolResultText(text: string, contextWindowSize: number): string {
   const { text: kept, cut } = cutTo(
     text,
-    Math.max(Math.floor(contextWindowSize * CHARS_PER_TOKEN * TOOL_RESULT_SHARE), 200),
+    Math.max(Math.floor(windowOf(contextWindowSize) * TOOL_RESULT_SHARE), 200),
   );
   return cut > 0 ? `${kept}\n[${cut} more characters were left out]` : kept;
 }

@@ -22,6 +22,7 @@ export class Leases {
   readonly #everyMs: number;
   readonly #held = new Map<string, Held>();
   #timer: Timer | null = null;
+  #renewing = false;
   #stopped = false;
 
   constructor(options: { clock: Clock; log: Logger; renew: Renew; leaseMs: number; everyMs: number }) {
@@ -82,18 +83,30 @@ export class Leases {
     return held !== undefined;
   }
 
+  /** Expiry and renewal are apart: a renewal that hangs must not keep anyone from noticing that the lease is gone. */
   #schedule(): void {
     if (this.#stopped) return;
     this.#timer = this.#clock.after(this.#everyMs, () => {
-      void this.#tick().finally(() => this.#schedule());
+      this.#expire();
+      if (!this.#renewing) {
+        this.#renewing = true;
+        void this.#renewAll().finally(() => {
+          this.#renewing = false;
+        });
+      }
+      this.#schedule();
     });
   }
 
-  async #tick(): Promise<void> {
+  #expire(): void {
     const now = this.#clock.elapsed();
     for (const [run, held] of this.#held) {
       if (now - held.confirmedAt > this.#leaseMs) this.abort(run, 'lease_lost');
     }
+  }
+
+  async #renewAll(): Promise<void> {
+    const now = this.#clock.elapsed();
     if (this.#held.size === 0) return;
     const asked = [...this.#held].map(([run, { epoch }]) => ({ run, epoch }));
     try {

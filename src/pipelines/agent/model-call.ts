@@ -13,6 +13,8 @@ import type { RunJournal } from './journal.ts';
 const HOLD_SLOT_MS = 5_000;
 const FIRST_DELAY_MS = 1_000;
 const LONGEST_DELAY_MS = 60_000;
+/** Short waits of one call that keep the slot, together; then the run gives it back. */
+const HOLD_SLOT_TOTAL_MS = 30_000;
 /** Tries of a call whose provider fails, rate limits not counted. */
 const MAX_FAILURES = 6;
 /** A provider that names no pause, or none worth the name, is not asked again at once. */
@@ -73,6 +75,7 @@ export async function callModel(
     await journal.flush();
   }
   let failures = call.failuresBefore;
+  let held = 0;
   for (let attempt = base.attempt; ; attempt++) {
     const started = performance.now();
     call.onTry(attempt, failures);
@@ -152,7 +155,8 @@ export async function callModel(
           `The provider can't be asked again within the run's time limit: ${error.message} Raise timeout_seconds, or use another model.`,
         );
       }
-      if (delay > HOLD_SLOT_MS) {
+      held += delay;
+      if (delay > HOLD_SLOT_MS || held > HOLD_SLOT_TOTAL_MS) {
         journal.modelCall({ ...failed, status: 'waiting' });
         throw new RunMustWait(
           error.code,

@@ -3,6 +3,7 @@
 import { type Clock, sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import { searchChunks } from '../../db/knowledge.ts';
+import { isStatementTimeout } from '../../db/retry.ts';
 import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { JobAborted } from '../../queue/errors.ts';
 import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
@@ -118,16 +119,20 @@ async function freshContext(deps: StepDeps, input: StepInput): Promise<StepConte
       `Step ${step.order} (${step.name}) has no instructions. Write them into the task or the step.`,
     );
   }
-  const chunks =
-    agent.has_knowledge && run.agent_id
-      ? await searchChunks(deps.db, {
-          workspaceId: run.workspace_id,
-          agentId: run.agent_id,
-          query: request.slice(0, 1000),
-          limit: CONTEXT_CHUNKS,
-        })
-      : [];
-  return buildContext(run, agent, step, previous, chunks);
+  if (!agent.has_knowledge || !run.agent_id) return buildContext(run, agent, step, previous, []);
+  try {
+    const chunks = await searchChunks(deps.db, {
+      workspaceId: run.workspace_id,
+      agentId: run.agent_id,
+      query: request.slice(0, 1000),
+      limit: CONTEXT_CHUNKS,
+    });
+    return buildContext(run, agent, step, previous, chunks);
+  } catch (error) {
+    if (!isStatementTimeout(error)) throw error;
+    const context = buildContext(run, agent, step, previous, []);
+    return { ...context, left_out: [...context.left_out, 'knowledge: the search took too long'] };
+  }
 }
 
 /** Turns until there is an answer. `conversation` advances, so that a retry goes on after the last finished call. */

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { findChannel } from '../../db/conversations.ts';
 import type { Queryable } from '../../db/database.ts';
 import { searchChunks } from '../../db/knowledge.ts';
+import { isStatementTimeout } from '../../db/retry.ts';
 import { knowledgeAsText } from './context.ts';
 import { type Tool, type ToolContext, ToolError, type ToolResult, type ToolSource } from './tools.ts';
 
@@ -88,6 +89,9 @@ function searchKnowledge(deps: Deps): Tool {
         agentId: context.agentId,
         query,
         limit: limit ?? 5,
+      }).catch((error: unknown) => {
+        if (!isStatementTimeout(error)) throw error;
+        throw new ToolError('search_timeout', 'The search took too long. Search for fewer or rarer words.');
       });
       return { content: chunks.length === 0 ? 'Nothing was found.' : knowledgeAsText(chunks) };
     },
