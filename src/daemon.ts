@@ -266,10 +266,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     let stopping: Promise<void> | null = null;
     const { promise: stopped, resolve: resolveStopped } = Promise.withResolvers<void>();
     const drain = async (): Promise<void> => {
+      const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
       await Promise.all([schedule, repair].map((service) => service.stop()));
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
-      await Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
+      await drained;
       await alive.stop();
       await listener.stop();
       await saveWorker(db, { ...row(), state: 'stopped', running: 0 });

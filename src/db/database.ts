@@ -75,7 +75,7 @@ types.setTypeParser(20, (text) => Number(text));
 
 /** Opens the pool. No connection is made before the first statement. */
 export function openDatabase(options: DatabaseOptions): Database {
-  const pool = new pg.Pool({
+  const poolOptions: pg.PoolConfig = {
     connectionString: options.url,
     max: options.max ?? 10,
     application_name: options.applicationName ?? 'agentd',
@@ -85,17 +85,19 @@ export function openDatabase(options: DatabaseOptions): Database {
     idleTimeoutMillis: 30_000,
     connectionTimeoutMillis: 10_000,
     ...(options.limits && !options.embedded ? { query_timeout: options.limits.answerMs } : {}),
-  });
-  pool.on('error', (error) => options.onError?.(error));
+  };
   if (options.limits && !options.embedded) {
     const { lockMs, statementMs } = options.limits;
     // Not as startup parameters, which poolers refuse. It runs before the connection's first statement. A transaction
     // whose process has frozen gives its rows back.
     const settings = `set lock_timeout = ${lockMs}; set statement_timeout = ${statementMs};
       set idle_in_transaction_session_timeout = ${statementMs}`;
-    pool.on('connect', (client) => void client.query(settings).catch(() => {}));
+    poolOptions.onConnect = async (client) => {
+      await client.query(settings);
+    };
   }
-
+  const pool = new pg.Pool(poolOptions);
+  pool.on('error', (error) => options.onError?.(error));
   const kysely = new Kysely<DB>({
     dialect: new PostgresDialect({ pool: options.embedded ? guardedPool(pool) : pool }),
   });

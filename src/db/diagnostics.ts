@@ -75,7 +75,7 @@ export async function missingRights(
 
 /** Triggers without which rows do not become work, by table. */
 const TRIGGERS: Readonly<Record<string, readonly string[]>> = {
-  'public.task_runs': ['prepare_run', 'end_run', 'after_run_cancelled'],
+  'public.task_runs': ['prepare_run', 'end_run', 'close_run'],
   'public.agent_tasks': ['fill_task', 'reset_next_run', 'wake_scheduler_insert', 'wake_scheduler_update'],
   'public.task_steps': ['count_steps_insert', 'count_steps_delete'],
 };
@@ -182,6 +182,8 @@ export async function enqueueSelfTest(db: Database): Promise<boolean> {
         [task, workspace, user, agent],
       );
       await tx.query('insert into public.task_runs (id, task_id) values ($1, $2)', [run, task]);
+      // as a daemon does for rows that came while none slept
+      await tx.query('select agentd.admit_arrivals(1000)');
       const rows = await tx.query(
         `select 1 from pgboss.job j join public.task_runs r on r.job_id = j.id
           where r.id = $1 and j.name = 'task-run'`,

@@ -90,6 +90,11 @@ export async function admitArrivals(db: Queryable): Promise<number> {
   return row?.admitted ?? 0;
 }
 
+/** Wakes a daemon that sleeps on a queue, if one does. */
+export async function wakeQueue(db: Queryable, queue: string): Promise<void> {
+  await db.query({ name: 'wake_queue', text: 'select agentd.wake($1)' }, [queue]);
+}
+
 /** Names of the queues that an operator has paused as a whole. */
 export async function pausedQueues(db: Queryable): Promise<Set<string>> {
   const rows = await db.query<{ queue: string }>({

@@ -71,10 +71,7 @@ select n as repaired from (select count(*) as n from queued) q
   );
 }
 
-/** An active job of a run that is not running proves nothing after this time: its worker died before the claim. */
-const CLAIM_PATIENCE = `interval '30 seconds'`;
-
-/** Queued runs whose job is gone (expired, deleted), or was fetched and never claimed, get a new one. */
+/** Queued runs whose job is gone (expired, deleted, dropped) get a new one. */
 export function enqueueRunsWithoutJob(db: Queryable): Promise<number> {
   return count(
     db,
@@ -86,19 +83,15 @@ with orphaned as (
      and r.created_at < agentd.now() - interval '5 seconds'
      and not exists (select 1 from pgboss.job j
                       where j.name = 'task-run' and j.id = r.job_id
-                        and (j.state in ('created', 'retry', 'failed')
-                             or (j.state = 'active' and j.started_on > agentd.now() - ${CLAIM_PATIENCE})))
+                        and j.state in ('created', 'retry', 'active', 'failed'))
    limit $1
      for no key update of r skip locked
 ),
-dropped as materialized (
-  select id, workspace_id, agentd.drop_job('task-run', job_id) from orphaned
-),
 enqueued as (
   update public.task_runs r
-     set job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', d.id), d.id::text, d.workspace_id, null)
-    from dropped d
-   where r.id = d.id
+     set job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', o.id), o.id::text, o.workspace_id, null)
+    from orphaned o
+   where r.id = o.id
   returning r.job_id
 )
 select count(job_id) as repaired from enqueued`,
@@ -131,21 +124,23 @@ select count(*) as repaired from failed`,
   );
 }
 
+/** An active job of a run that is not running proves nothing after this time: its worker is dead. */
+const CLAIM_PATIENCE = `interval '30 seconds'`;
+
 /**
- * Jobs that a dead worker left active although their run has ended, or is gone: its end was committed, the
- * job's was not.
+ * Jobs that a dead worker left active: fetched and never claimed, or their run has ended, waits or is gone, which
+ * was committed while the job's end was not. What the run needs, it gets a new one.
  */
-export function dropJobsOfEndedRuns(db: Queryable): Promise<number> {
+export function dropStaleJobs(db: Queryable): Promise<number> {
   return count(
     db,
-    'drop_jobs_of_ended_runs',
+    'drop_stale_jobs',
     `
 with stale as (
   select j.id from pgboss.job j
    where j.name = 'task-run' and j.policy = 'exclusive' and j.state = 'active'
-     and j.started_on < agentd.now() - interval '1 minute'
-     and not exists (select 1 from public.task_runs r
-                      where r.id::text = j.singleton_key and r.status in ('queued', 'running', 'waiting'))
+     and j.started_on < agentd.now() - ${CLAIM_PATIENCE}
+     and not exists (select 1 from public.task_runs r where r.id::text = j.singleton_key and r.status = 'running')
    limit $1
 ),
 dropped as (

@@ -485,14 +485,15 @@ message as materialized (
     from run, jsonb_to_recordset(run.messages) as x (
       conversation_id uuid, channel_id uuid, content text, is_answer boolean, metadata jsonb)
 ),
--- A conversation or channel that is gone by now, or being deleted, takes no message and stops no run.
+-- A conversation or channel that is gone takes no message and stops no run. One that somebody holds, or is deleting,
+-- is waited for (lock_timeout, then again by itself): a held row is not gone.
 conversation as materialized (
   select c.id, c.workspace_id from public.conversations c
-   where c.id in (select m.conversation_id from message m) order by c.id for key share skip locked
+   where c.id in (select m.conversation_id from message m) order by c.id for key share
 ),
 channel as materialized (
   select c.id, c.workspace_id from public.chat_channels c
-   where c.id in (select m.channel_id from message m) order by c.id for key share skip locked
+   where c.id in (select m.channel_id from message m) order by c.id for key share
 ),
 conversation_message as (
   insert into public.agent_messages (workspace_id, conversation_id, agent_id, user_id, role, content, metadata, run_id)

@@ -5,10 +5,10 @@
  */
 
 import type { Database } from '../db/database.ts';
-import { admitArrivals } from '../db/jobs.ts';
+import { admitArrivals, wakeQueue } from '../db/jobs.ts';
 import {
   admitWaitingRuns,
-  dropJobsOfEndedRuns,
+  dropStaleJobs,
   enqueueRunsWithoutJob,
   ensurePartitions,
   failRunsWithDeadJob,
@@ -30,7 +30,7 @@ export function reconciler(deps: ReconcilerDeps): Service {
   let pass = 0;
   let partitionsAt = Number.NEGATIVE_INFINITY;
   return periodic('reconciler', deps, async () => {
-    await admitArrivals(deps.db);
+    if ((await admitArrivals(deps.db)) > 0) await wakeQueue(deps.db, 'task-run');
     await reconcileLeases(deps);
     if (deps.clock.elapsed() - partitionsAt > PARTITIONS_MS) {
       report(deps, 'partition', await ensurePartitions(deps.db));
@@ -50,9 +50,9 @@ export async function reconcileLeases(deps: ReconcilerDeps): Promise<void> {
 
 /** Makes missing jobs, admits stranded runs, forgets dead workers. */
 export async function reconcileRest(deps: ReconcilerDeps): Promise<void> {
+  report(deps, 'stale_job', await dropStaleJobs(deps.db));
   report(deps, 'dead_job', await failRunsWithDeadJob(deps.db));
   report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
-  report(deps, 'job_of_ended_run', await dropJobsOfEndedRuns(deps.db));
   report(deps, 'waiting_room', await admitWaitingRuns(deps.db));
   report(deps, 'dead_worker', await sweepWorkers(deps.db));
 }

@@ -72,7 +72,7 @@ async function advanceOne(deps: SchedulerDeps): Promise<boolean> {
     );
   } catch (error) {
     if (isTransient(error) || isLockTimeout(error) || !current) throw error;
-    const reason = `The task can't be scheduled: ${(error as Error).message}. Correct its schedule and set its status to active.`;
+    const reason = cantBeScheduled(error);
     await pauseTask(deps.db, current.id, 'schedule_error', reason);
     deps.log.warn({ event: 'task_paused', task_id: current.id, reason_code: 'schedule_error' }, reason);
     return true;
@@ -122,14 +122,21 @@ function report(deps: SchedulerDeps, tasks: readonly DueTask[], planned: readonl
 
 type Planned = { readonly occurrences: OccurrenceRow[]; readonly advance: TaskAdvance };
 
+function cantBeScheduled(error: unknown): string {
+  // what the database says is about its row; what JavaScript says is about us
+  const why = isRefusal(error)
+    ? `: ${(error as Error).message}`
+    : ', because its dates or counts are out of range';
+  return `The task can't be scheduled${why}. Correct them and set its status to active.`;
+}
+
 /** What a due task owes: its occurrences, and how it goes on. A schedule that can't be computed pauses it. */
 function plan(task: DueTask): Planned {
   try {
     return owed(task);
   } catch (error) {
     const code = error instanceof ScheduleError ? error.code : 'schedule_error';
-    const reason =
-      error instanceof ScheduleError ? `${error.message} ${error.hint}` : String((error as Error).message);
+    const reason = error instanceof ScheduleError ? `${error.message} ${error.hint}` : cantBeScheduled(error);
     return {
       occurrences: [],
       advance: {

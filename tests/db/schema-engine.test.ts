@@ -5,7 +5,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest'
 import { bossOptions } from '../../src/db/boss.ts';
 import {
   admitWaitingRuns,
-  dropJobsOfEndedRuns,
+  dropStaleJobs,
   enqueueRunsWithoutJob,
   requeueLapsedRuns,
   sweepWorkers,
@@ -660,7 +660,7 @@ describe('reconciling', () => {
     await db.pool.query(`update public.task_runs set status = 'completed' where id = any ($1)`, [
       [ended, fresh],
     ]);
-    expect(await dropJobsOfEndedRuns(db)).toBe(1);
+    expect(await dropStaleJobs(db)).toBe(1);
     expect(
       await value(db.pool, `select count(*)::int from pgboss.job where singleton_key = any ($1)`, [
         [live, fresh],

@@ -47,7 +47,7 @@ describe('what a step begins with', () => {
 
   test('has no input block without input', () => {
     expect(user(run, agent, step, [], [])).not.toContain('<data>');
-    expect(user({ ...run, input: { topic: 'tides' } }, agent, step, [], [])).toContain('"topic": "tides"');
+    expect(user({ ...run, input: { topic: 'tides' } }, agent, step, [], [])).toContain('"topic":"tides"');
   });
 
   test('has earlier results only where the step includes them', () => {
