@@ -59,13 +59,15 @@ export type DatabaseOptions = {
  * transaction only: that client finds its own settings again afterwards.
  */
 const EMBEDDED_BEGIN = [
-  'begin',
+  'begin read write',
   'set local role none',
+  'set local session_replication_role = origin',
   `set local search_path = "$user", public`,
   'set local statement_timeout = 0',
   'set local row_security = on',
   `set local app.current_user_id = ''`,
   `set local request.jwt.claims = ''`,
+  `set local request.jwt.claim.sub = ''`,
 ].join(';');
 
 // count(*), sum(bigint) and bigint columns fit a JavaScript number in everything that agentd reads back

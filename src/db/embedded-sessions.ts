@@ -20,6 +20,7 @@ type Work = {
   readonly reject: (error: unknown) => void;
 };
 
+const QUERY = 0x51;
 const PARSE = 0x50;
 const BIND = 0x42;
 const DESCRIBE = 0x44;
@@ -28,6 +29,25 @@ const CLOSE = 0x43;
 
 /** Messages of the extended protocol that wait for the Sync behind them. */
 const held = new Set([PARSE, BIND, DESCRIBE, EXECUTE, CLOSE]);
+
+/** Whether a message may change the role or the settings of the session beyond its transaction. */
+function changesSession(message: Uint8Array): boolean {
+  if (message[0] !== PARSE && message[0] !== QUERY) return false;
+  const text = Buffer.from(message.buffer, message.byteOffset + 5, message.length - 5).toString('latin1');
+  return (
+    /(^|[;\0])\s*set\s+(?!local\b|transaction\b|constraints\b)/i.test(text) || /\bset_config\s*\(/i.test(text)
+  );
+}
+
+/** A Query message of the protocol. */
+function simpleQuery(text: string): Uint8Array {
+  const body = Buffer.from(`${text}\0`);
+  const message = Buffer.alloc(5 + body.length);
+  message.writeUInt8(QUERY, 0);
+  message.writeInt32BE(4 + body.length, 1);
+  body.copy(message, 5);
+  return message;
+}
 
 /** A transaction that says nothing for so long, in milliseconds, while others wait, is rolled back. */
 const OWNER_PATIENCE_MS = 10_000;
@@ -39,6 +59,8 @@ const OWNER_PATIENCE_MS = 10_000;
 export class EmbeddedSessions {
   readonly #db: PGlite;
   readonly #parts = new Map<number, Uint8Array[]>();
+  /** Connections that changed the shared session's role or settings. */
+  readonly #changed = new Set<number>();
   #queue: Work[] = [];
   /** The connection whose transaction is open. */
   #owner: number | null = null;
@@ -54,6 +76,7 @@ export class EmbeddedSessions {
 
   /** Takes one protocol message; resolves with the number of bytes answered. */
   enqueue(connection: number, message: Uint8Array, onData: (data: Uint8Array) => void): Promise<number> {
+    if (changesSession(message)) this.#changed.add(connection);
     const parts = this.#parts.get(connection);
     if (held.has(message[0] ?? 0)) {
       if (parts) parts.push(message);
@@ -78,9 +101,13 @@ export class EmbeddedSessions {
 
   /** Called when a connection closes: a transaction that it left open is rolled back. */
   async clearTransactionIfNeeded(connection: number): Promise<void> {
-    if (this.#owner !== connection) return;
-    await this.#db.exec('rollback');
-    this.#owner = null;
+    const changed = this.#changed.delete(connection);
+    if (this.#owner === connection) {
+      await this.#db.exec('rollback');
+      this.#owner = null;
+    }
+    // What a connection set is over with it: the next one must not begin as somebody else.
+    if (changed) this.enqueue(-1, simpleQuery('reset role; reset all'), () => {}).catch(() => {});
     void this.#run();
   }
 

@@ -124,7 +124,9 @@ type Planned = { readonly occurrences: OccurrenceRow[]; readonly advance: TaskAd
 
 function cantBeScheduled(error: unknown): string {
   // what the database says is about its row; what JavaScript says is about us
-  const why = isRefusal(error)
+  const fromDatabase =
+    error instanceof Error && /^[0-9A-Z]{5}$/.test(String((error as { code?: unknown }).code));
+  const why = fromDatabase
     ? `: ${(error as Error).message}`
     : ', because its dates or counts are out of range';
   return `The task can't be scheduled${why}. Correct them and set its status to active.`;

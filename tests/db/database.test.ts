@@ -1,3 +1,4 @@
+import pg from 'pg';
 import { PgBoss } from 'pg-boss';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { bossOptions } from '../../src/db/boss.ts';
@@ -72,6 +73,28 @@ test('the isolation level asked for is in force', async () => {
     'repeatable read',
   );
   expect(level).toBe('repeatable read');
+});
+
+test('what a connection of the embedded database set is over when it ends', async () => {
+  if (!db.embedded) return;
+  const one = new pg.Client({ connectionString: db.url });
+  await one.connect();
+  await one.query('set role authenticated');
+  await one.query('set default_transaction_read_only = on');
+  await one.end();
+  const other = new pg.Client({ connectionString: db.url });
+  await other.connect();
+  await expect
+    .poll(
+      async () =>
+        (
+          await other.query(
+            `select current_user::text as role, current_setting('default_transaction_read_only') as ro`,
+          )
+        ).rows,
+    )
+    .toEqual([{ role: 'postgres', ro: 'off' }]);
+  await other.end();
 });
 
 test('an embedded transaction that is left open gives way after a while, and its connection ends', async () => {
