@@ -61,7 +61,6 @@ export type DatabaseOptions = {
 const EMBEDDED_BEGIN = [
   'begin read write',
   'set local role none',
-  'set local session_replication_role = origin',
   `set local search_path = "$user", public`,
   'set local statement_timeout = 0',
   'set local row_security = on',

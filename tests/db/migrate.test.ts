@@ -3,6 +3,7 @@ import { afterEach, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { serveEmbedded } from '../../src/db/embedded.ts';
+import { admitArrivals } from '../../src/db/jobs.ts';
 import {
   DatabaseStateError,
   migrateDown,
@@ -44,6 +45,7 @@ const pending = async (): Promise<string[]> =>
 async function fill(): Promise<void> {
   await rowsOf(db.pool, await company(db.pool));
   await startTask(db, await makePlatform(db), 'Say yes.');
+  await admitArrivals(db);
   const [row] = await db.query<{ jobs: number }>('select count(*) as jobs from pgboss.job');
   expect(row?.jobs).toBeGreaterThan(0);
 }

@@ -1,216 +1,264 @@
 /** Transactions of applications that hold rows which a worker wants: they hold up their own runs at most. */
 import pg from 'pg';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
-import { type TestDaemon, testDaemon } from '../support/daemon.ts';
+import { testDaemon } from '../support/daemon.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert, makePlatform, makeTask, type Platform, startRun } from '../support/platform.ts';
 import { findRun, openRows, until, waitForRun } from '../support/runs.ts';
 
-// Embedded there is one backend: a transaction that stays open holds up everybody, whatever it locks.
-describe.skipIf(!onServer)('server-only: an open transaction of one tenant', () => {
-  let db: TestDatabase;
-  let model: ModelServer;
-  let daemon: TestDaemon;
-  let holder: Tenant;
-  let other: Tenant;
-  let application: pg.Client;
-  /** The model answers when this is called. */
-  let answerAll: () => void;
-  let answered: boolean;
+type Tenant = Platform & {
+  readonly channelId: string;
+  readonly conversationId: string;
+  /** A task of one step whose answer goes to the channel. */
+  readonly taskId: string;
+};
 
-  type Tenant = Platform & {
-    readonly channelId: string;
-    readonly conversationId: string;
-    readonly taskId: string;
-  };
+async function makeTenant(db: TestDatabase, marker: string): Promise<Tenant> {
+  const owner = await makePlatform(db, { shared: true });
+  const { workspaceId, agentId, userId } = owner;
+  const channelId = await insert(db, 'public.chat_channels', { workspace_id: workspaceId, name: 'general' });
+  const conversationId = await insert(db, 'public.conversations', {
+    workspace_id: workspaceId,
+    agent_id: agentId,
+    user_id: userId,
+  });
+  const taskId = await makeTask(db, owner, { instructions: marker, target_channel_id: channelId }, [
+    { instructions: marker },
+  ]);
+  return { ...owner, channelId, conversationId, taskId };
+}
 
-  async function tenant(marker: string): Promise<Tenant> {
-    const owner = await makePlatform(db, { shared: true });
-    const { workspaceId, agentId, userId } = owner;
-    const channelId = await insert(db, 'public.chat_channels', {
-      workspace_id: workspaceId,
-      name: 'general',
-    });
-    const conversationId = await insert(db, 'public.conversations', {
-      workspace_id: workspaceId,
-      agent_id: agentId,
-      user_id: userId,
-    });
-    const taskId = await makeTask(db, owner, { instructions: marker, target_channel_id: channelId }, [
-      { instructions: marker },
-    ]);
-    return { ...owner, channelId, conversationId, taskId };
-  }
+/** Statements that a daemon has in flight at once for checkpoints. */
+const IN_FLIGHT = 2;
 
-  beforeEach(async () => {
-    db = await testDatabase();
-    model = await startModelServer();
-    [holder, other] = [await tenant('held'), await tenant('free')];
+/** A daemon with two tenants' runs, and an open transaction of the first one's application. */
+type Scene = {
+  readonly db: TestDatabase;
+  readonly model: ModelServer;
+  readonly holder: Tenant;
+  readonly other: Tenant;
+  /** In its transaction. */
+  readonly application: pg.Client;
+  /** Lets the model answer the request that waits longest; before, it keeps all waiting. */
+  answerOne(): void;
+  /** From now on the model answers at once. */
+  answer(): void;
+  /** Starts runs; before `answer()` resolves when the model has been asked for each. */
+  start(taskId: string, count: number): Promise<string[]>;
+  [Symbol.asyncDispose](): Promise<void>;
+};
+
+async function openScene(): Promise<Scene> {
+  const db = await testDatabase();
+  const model = await startModelServer();
+  const [holder, other] = [await makeTenant(db, 'held'), await makeTenant(db, 'free')];
+  const waiting: (() => void)[] = [];
+  let answering = false;
+  model.respond(() => {
+    if (answering) return { content: 'answer' };
     const { promise, resolve } = Promise.withResolvers<void>();
-    answered = false;
-    answerAll = () => {
-      answered = true;
-      resolve();
-    };
-    model.respond(() => ({ content: 'answer', delay: promise }));
-    daemon = await testDaemon(db, model, { leaseSeconds: 15 });
-    application = new pg.Client({ connectionString: db.url });
-    await application.connect();
-    await application.query('begin');
+    waiting.push(resolve);
+    return { content: 'answer', delay: promise };
   });
+  const daemon = await testDaemon(db, model, { leaseSeconds: 15 });
+  const application = new pg.Client({ connectionString: db.url });
+  await application.connect();
+  await application.query('begin');
+  return {
+    db,
+    model,
+    holder,
+    other,
+    application,
+    answerOne: () => waiting.shift()?.(),
+    answer() {
+      answering = true;
+      for (const resolve of waiting.splice(0)) resolve();
+    },
+    async start(taskId, count) {
+      const before = model.requests.length;
+      const ids: string[] = [];
+      for (let i = 0; i < count; i++) ids.push(await startRun(db, taskId));
+      if (!answering) await model.waitForRequest(() => true, before + count);
+      return ids;
+    },
+    async [Symbol.asyncDispose]() {
+      await application.end();
+      await daemon.stop();
+      await model.close();
+      await db.dispose();
+      expect(model.rejected).toEqual([]);
+    },
+  };
+}
 
-  afterEach(async () => {
-    await application.end();
-    await daemon.stop();
-    expect(model.rejected).toEqual([]);
-    await model.close();
-    await db.dispose();
+/**
+ * Resolves when so many statements have met the held rows, or so many of the runs have ended without needing them.
+ * The statements are told from each other by when they began: a worker gives up after a second and comes again.
+ */
+async function untilMet(
+  db: TestDatabase,
+  runs: readonly string[],
+  count: number,
+  statements: Set<string>,
+): Promise<void> {
+  await until(`${count} statements wait for the held rows, or as many runs have ended`, async () => {
+    const waits = await db.query<{ statement: string }>(
+      `select pid || ' ' || query_start as statement from pg_stat_activity
+        where datname = current_database() and wait_event_type = 'Lock'`,
+    );
+    for (const { statement } of waits) statements.add(statement);
+    const ended = await db.query(
+      `select 1 from public.task_runs where id = any ($1) and status in ('completed', 'failed')`,
+      [runs],
+    );
+    return statements.size + ended.length >= count;
   });
+}
 
-  /** Runs that the model has been asked for. */
-  async function manyRuns(of: Tenant, count: number): Promise<string[]> {
-    const before = model.requests.length;
-    const ids: string[] = [];
-    for (let i = 0; i < count; i++) ids.push(await startRun(db, of.taskId));
-    if (!answered) await model.waitForRequest(() => true, before + count);
-    return ids;
+/**
+ * Brings the runs to the held rows, one after the other so that each meets them in a statement of its own, and
+ * lets the other tenant start runs meanwhile: they complete within a few seconds.
+ */
+async function expectOthersUnhindered(
+  { db, other, answerOne, answer, start }: Scene,
+  held: readonly string[],
+): Promise<void> {
+  const statements = new Set<string>();
+  for (let met = 1; met <= held.length; met++) {
+    answerOne();
+    // Where there are as many statements in flight as there may be, the next one can't meet anything.
+    await untilMet(db, held, Math.min(met, IN_FLIGHT), statements);
   }
+  answer();
+  const before = performance.now();
+  const runs = await start(other.taskId, 3);
+  for (const id of runs) expect((await waitForRun(db, id)).status).toBe('completed');
+  expect(performance.now() - before).toBeLessThan(4_000);
+  expect(await messages(db, 'chat_messages', other)).toHaveLength(runs.length);
+}
 
-  /**
-   * Answers all requests. Runs of the other tenant, those whose answers come together with the holder's and
-   * those that come while the holder's are held up, complete within a few seconds.
-   */
-  async function expectOthersUnhindered(
-    held: readonly string[],
-    together: readonly string[] = [],
-  ): Promise<void> {
-    const before = performance.now();
-    answerAll();
-    await until('the holder’s runs have ended, or a worker waits for its rows', async () => {
-      const [row] = await db.query<{ met: boolean }>(
-        `select exists (select 1 from pg_stat_activity
-                         where datname = current_database() and wait_event_type = 'Lock')
-             or not exists (select 1 from public.task_runs
-                             where id = any ($1) and status in ('queued', 'running')) as met`,
-        [held],
-      );
-      return row?.met;
-    });
-    const later = await manyRuns(other, 3);
-    for (const id of [...later, ...together]) {
-      expect((await waitForRun(db, id)).status).toBe('completed');
-    }
-    expect(performance.now() - before).toBeLessThan(8_000);
-    const messages = await db.query('select 1 from public.chat_messages where channel_id = $1', [
-      other.channelId,
-    ]);
-    expect(messages).toHaveLength(later.length + together.length);
+async function messages(
+  db: TestDatabase,
+  table: 'chat_messages' | 'agent_messages',
+  { workspaceId }: Tenant,
+): Promise<string[]> {
+  const rows = await db.query<{ content: string }>(
+    `select content from public.${table} where workspace_id = $1`,
+    [workspaceId],
+  );
+  return rows.map((row) => row.content);
+}
+
+/** The runs complete, none of them was executed twice and each has its one message. */
+async function expectCompleted({ db, model, holder }: Scene, runs: readonly string[]): Promise<void> {
+  for (const id of runs) {
+    expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
+    expect(await openRows(db, id)).toEqual([]);
   }
+  expect(model.requests.filter((r) => r.userText.includes('held'))).toHaveLength(runs.length);
+  expect(await messages(db, 'chat_messages', holder)).toHaveLength(runs.length);
+}
 
-  test.each<[string, (tenant: Tenant, runs: readonly string[]) => Promise<unknown>]>([
+// Embedded there is one backend: a transaction that stays open holds up everybody, whatever it locks.
+// Concurrent, because what they do most is wait for time limits of locks.
+describe.skipIf(!onServer).concurrent('server-only: an open transaction of one tenant', () => {
+  test.each<[string, (tenant: Tenant, runs: readonly string[]) => [string, unknown]]>([
     [
       'edits the steps of its task',
-      ({ taskId }) =>
-        application.query(`update public.task_steps set instructions = 'new' where task_id = $1`, [taskId]),
+      ({ taskId }) => [`update public.task_steps set instructions = 'new' where task_id = $1`, taskId],
     ],
     [
-      'holds the channel that its runs write to',
-      ({ channelId }) =>
-        application.query('select 1 from public.chat_channels where id = $1 for update', [channelId]),
+      'edits the channel that its runs write to',
+      ({ channelId }) => [`update public.chat_channels set name = 'new' where id = $1`, channelId],
     ],
     [
-      'edits that channel',
-      ({ channelId }) =>
-        application.query(`update public.chat_channels set name = 'new' where id = $1`, [channelId]),
+      'holds that channel',
+      ({ channelId }) => ['select 1 from public.chat_channels where id = $1 for update', channelId],
     ],
-    [
-      'holds its runs',
-      (_, runs) => application.query('select 1 from public.task_runs where id = any ($1) for update', [runs]),
-    ],
-    [
-      'holds its agent',
-      ({ agentId }) => application.query('select 1 from public.agents where id = $1 for update', [agentId]),
-    ],
+    ['holds its runs', (_, runs) => ['select 1 from public.task_runs where id = any ($1) for update', runs]],
+    ['holds its agent', ({ agentId }) => ['select 1 from public.agents where id = $1 for update', agentId]],
     [
       'holds its workspace',
-      ({ workspaceId }) =>
-        application.query('select 1 from public.workspaces where id = $1 for update', [workspaceId]),
+      ({ workspaceId }) => ['select 1 from public.workspaces where id = $1 for update', workspaceId],
     ],
-    [
-      'holds its user',
-      ({ userId }) => application.query('select 1 from auth.users where id = $1 for update', [userId]),
-    ],
-  ])('that %s holds up no run of another, and its own complete when it ends', async (_, lock) => {
-    // Nearly a ceiling's worth, with the other tenant's among them: whatever goes together, they do.
-    const before = await manyRuns(holder, 7);
-    const together = await manyRuns(other, 3);
-    const runs = [...before, ...(await manyRuns(holder, 7))];
-    await lock(holder, runs);
-    await expectOthersUnhindered(runs, together);
+  ])('that %s holds up no run of another, and its own complete after it', async (_, lock) => {
+    await using scene = await openScene();
+    const runs = await scene.start(scene.holder.taskId, IN_FLIGHT + 1);
+    const [text, value] = lock(scene.holder, runs);
+    await scene.application.query(text, [value]);
+    await expectOthersUnhindered(scene, runs);
+    await scene.application.query('rollback');
+    await expectCompleted(scene, runs);
+  });
+
+  test('whose runs share their checkpoints with another’s does not make those wait for each of them', async () => {
+    await using scene = await openScene();
+    const { db, holder, other, application } = scene;
+    const runs = await scene.start(holder.taskId, 7);
+    const underWay = await scene.start(other.taskId, 3);
+    runs.push(...(await scene.start(holder.taskId, 7)));
+    await application.query('select 1 from public.agents where id = $1 for update', [holder.agentId]);
+    const before = performance.now();
+    scene.answer();
+    for (const id of underWay) expect((await waitForRun(db, id)).status).toBe('completed');
+    expect(performance.now() - before).toBeLessThan(5_000);
     await application.query('rollback');
+    await expectCompleted(scene, runs);
+  });
+
+  test.each([
+    ['takes that back gets the answers', 'rollback', ['answer']],
+    ['commits that fails no run', 'commit', []],
+  ])('that deletes what its runs write to and %s', async (_, end, contents) => {
+    await using scene = await openScene();
+    const { db, holder, application } = scene;
+    const taskId = await makeTask(db, holder, {
+      instructions: 'held',
+      target_conversation_id: holder.conversationId,
+    });
+    const runs = [...(await scene.start(holder.taskId, 1)), ...(await scene.start(taskId, 1))];
+    await application.query('delete from public.chat_channels where id = $1', [holder.channelId]);
+    await application.query('delete from public.conversations where id = $1', [holder.conversationId]);
+    await expectOthersUnhindered(scene, runs);
+    await application.query(end);
     for (const id of runs) {
-      expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
-      expect(await openRows(db, id)).toEqual([]);
-    }
-    expect(model.requests.filter((r) => r.userText.includes('held'))).toHaveLength(runs.length);
-    const messages = await db.query('select 1 from public.chat_messages where channel_id = $1', [
-      holder.channelId,
-    ]);
-    expect(messages).toHaveLength(runs.length);
-  });
-
-  describe('that deletes what a run writes to', () => {
-    async function expectMessages(end: 'commit' | 'rollback', contents: string[]): Promise<void> {
-      const { taskId, channelId, conversationId } = holder;
-      const toConversation = await makeTask(db, holder, {
-        instructions: 'held',
-        target_conversation_id: conversationId,
+      expect(await waitForRun(db, id)).toMatchObject({
+        status: 'completed',
+        lease_epoch: 1,
+        output: { text: 'answer' },
       });
-      const runs = [await startRun(db, taskId), await startRun(db, toConversation)];
-      await model.waitForRequest((r) => r.userText.includes('held'), runs.length);
-      await application.query('delete from public.chat_channels where id = $1', [channelId]);
-      await application.query('delete from public.conversations where id = $1', [conversationId]);
-      await expectOthersUnhindered(runs);
-      await application.query(end);
-      for (const id of runs) {
-        expect(await waitForRun(db, id)).toMatchObject({
-          status: 'completed',
-          lease_epoch: 1,
-          output: { text: 'answer' },
-        });
-      }
-      for (const table of ['chat_messages', 'agent_messages']) {
-        const found = await db.query<{ content: string }>(
-          `select content from public.${table} where workspace_id = $1`,
-          [holder.workspaceId],
-        );
-        expect(found.map((row) => row.content)).toEqual(contents);
-      }
     }
-
-    test('and takes that back gets the answers', () => expectMessages('rollback', ['answer']));
-    test('for good fails no run', () => expectMessages('commit', []));
+    expect(await messages(db, 'chat_messages', holder)).toEqual(contents);
+    expect(await messages(db, 'agent_messages', holder)).toEqual(contents);
   });
 
-  test('that holds queued runs does not hold up others, and they are executed when it ends', async () => {
-    const taskId = await makeTask(db, holder, { instructions: 'later' });
-    const id = await insert(db, 'public.task_runs', { task_id: taskId, wake_at: null, is_parked: true });
+  test('that holds a run which has yet to start holds up no other, and the run is executed after it', async () => {
+    await using scene = await openScene();
+    const { db, holder, application } = scene;
+    // Paused, its workspace lets no run in before it is held.
+    const pause = [holder.workspaceId];
+    await db.query(`insert into agentd.queue_controls (queue, workspace_id) values ('task-run', $1)`, pause);
+    const id = await startRun(db, holder.taskId);
     await application.query('select 1 from public.task_runs where id = $1 for update', [id]);
-    await expectOthersUnhindered([]);
+    await db.query('delete from agentd.queue_controls where workspace_id = $1', pause);
+    await expectOthersUnhindered(scene, []);
     expect((await findRun(db, id))?.status).toBe('queued');
     await application.query('rollback');
-    expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
+    await expectCompleted(scene, [id]);
   });
 
-  test('that is committed with an edit of the steps keeps the edit', async () => {
-    const [id = ''] = await manyRuns(holder, 1);
+  test('that edits a step loses nothing of its edit', async () => {
+    await using scene = await openScene();
+    const { db, holder, application } = scene;
+    const runs = await scene.start(holder.taskId, 1);
     await application.query(`update public.task_steps set instructions = 'new' where task_id = $1`, [
       holder.taskId,
     ]);
-    await expectOthersUnhindered([id]);
+    await expectOthersUnhindered(scene, runs);
     await application.query('commit');
-    expect((await waitForRun(db, id)).status).toBe('completed');
+    await expectCompleted(scene, runs);
     const steps = await db.query('select instructions from public.task_steps where task_id = $1', [
       holder.taskId,
     ]);
