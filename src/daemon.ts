@@ -50,7 +50,7 @@ const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
  * A statement of the worker does the work of many tenants at once: a row that one of them holds must not hold the
  * others up, and neither may a server that hangs.
  */
-const LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 30_000, answerMs: 40_000 };
+const LIMITS: ConnectionLimits = { lockMs: 250, statementMs: 30_000, answerMs: 40_000 };
 /** What a tenant makes expensive, such as a search, has connections and limits of its own. */
 const READ_LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 5_000, answerMs: 10_000 };
 const READ_CONNECTIONS = 4;

@@ -81,7 +81,9 @@ export async function resolveId(db: Database, kind: IdKind, text: string): Promi
   if (!isIdPrefix(text)) {
     throw new UsageError(
       `'${text}' is not the id of a ${kind}.`,
-      `Give the id, or at least its first six digits, as agentd ${kind}s list shows it.`,
+      kind === 'workspace'
+        ? 'Give the id, or at least its first six digits: select id, name from workspaces.'
+        : `Give the id, or at least its first six digits, as agentd ${kind}s list shows it.`,
     );
   }
   const [id, another] = await idsByPrefix(db, kind, text);

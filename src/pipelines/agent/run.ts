@@ -42,15 +42,16 @@ export async function executeRun(deps: RunDeps, run: ClaimedRun, signal: AbortSi
   const journal = new RunJournal(run, deps.writeCheckpoint);
   const started = performance.now();
   const limitMs = run.settings.timeout_seconds * 1000;
-  const msLeft = (): number => limitMs - run.elapsed_ms - (performance.now() - started);
+  const elapsedMs = (): number => run.elapsed_ms + performance.now() - started;
+  const msLeft = (): number => limitMs - elapsedMs();
   const deadline = new AbortController();
   const timer = deps.clock.after(Math.max(msLeft(), 0), () => deadline.abort(new JobAborted('deadline')));
   const either = AbortSignal.any([signal, deadline.signal]);
   try {
     const outcomes = await executeSteps(deps, journal, run, either, msLeft);
-    return await complete(deps, journal, run, outcomes);
+    return await complete(deps, journal, run, outcomes, elapsedMs);
   } catch (error) {
-    return await stop(deps, journal, run, error, { signal, deadline: deadline.signal });
+    return await stop(deps, journal, run, error, { signal, deadline: deadline.signal }, elapsedMs);
   } finally {
     timer.cancel();
   }
@@ -80,6 +81,7 @@ async function executeSteps(
     hasKnowledge: run.agent.has_knowledge,
     capabilities: run.agent.capabilities,
   });
+  const missingTools = selectedToolNames(run.settings.selected_tools).filter((name) => !tools.has(name));
   const outcomes: StepOutcome[] = [];
   for (const step of run.steps ?? []) {
     const before = run.journal.steps.find((s) => s.step_order === step.order);
@@ -94,6 +96,7 @@ async function executeSteps(
         agent: run.agent,
         model,
         tools,
+        missingTools,
         step,
         previous: outcomes,
         signal,
@@ -109,6 +112,7 @@ async function complete(
   journal: RunJournal,
   run: ClaimedRun,
   outcomes: StepOutcome[],
+  elapsedMs: () => number,
 ): Promise<RunOutcome> {
   const text = outcomes.at(-1)?.text ?? '';
   const note = outcomes.findLast((outcome) => outcome.note !== null)?.note ?? null;
@@ -135,7 +139,7 @@ async function complete(
     },
   });
   await journal.flush();
-  return ended(deps, run, 'completed', note?.code ?? null);
+  return ended(deps, run, 'completed', note?.code ?? null, elapsedMs());
 }
 
 /** From what went wrong to the state in which the run is left. */
@@ -145,6 +149,7 @@ async function stop(
   run: ClaimedRun,
   error: unknown,
   signals: { signal: AbortSignal; deadline: AbortSignal },
+  elapsedMs: () => number,
 ): Promise<RunOutcome> {
   if (error instanceof RunLost) return { kind: 'lost' };
   if (signals.signal.aborted) {
@@ -213,7 +218,7 @@ async function stop(
     { event: 'run_failed', run_id: run.id, workspace_id: run.workspace_id, reason_code: failure.code },
     failure.message,
   );
-  return ended(deps, run, 'failed', failure.code);
+  return ended(deps, run, 'failed', failure.code, elapsedMs());
 }
 
 async function leave(
@@ -249,8 +254,9 @@ function ended(
   run: ClaimedRun,
   status: 'completed' | 'failed',
   reasonCode: string | null,
+  elapsedMs: number,
 ): RunOutcome {
-  deps.metrics.runs.finished(status, reasonCode, run.elapsed_ms / 1000);
+  deps.metrics.runs.finished(status, reasonCode, elapsedMs / 1000);
   deps.log.debug(
     {
       event: 'run_ended',

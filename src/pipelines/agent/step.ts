@@ -35,6 +35,8 @@ export type StepInput = {
   readonly agent: ClaimedAgent;
   readonly model: UsableModel;
   readonly tools: ReadonlyMap<string, Tool>;
+  /** Names that the task selects and no source has. */
+  readonly missingTools: readonly string[];
   readonly step: StepPlan;
   readonly previous: readonly StepResult[];
   readonly signal: AbortSignal;
@@ -60,7 +62,7 @@ export async function executeStep(
   const { run, step } = input;
   const before = run.journal.steps.find((s) => s.step_order === step.order);
   const restored = before?.context ? (before.context as StepContext) : null;
-  const context = restored ?? (await freshContext(deps, input));
+  const context = restored ?? withMissingTools(await freshContext(deps, input), input.missingTools);
   const llm = run.journal.llm.filter((call) => call.step_order === step.order);
   const tools = run.journal.tools.filter((call) => call.step_order === step.order);
   const conversation = replayStep(context, llm, tools);
@@ -108,6 +110,14 @@ export async function executeStep(
       await sleep(deps.clock, Math.min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** (attempt - 2)), input.signal);
     }
   }
+}
+
+/** What a task asks for and does not get is said where its owner looks, not swallowed. */
+function withMissingTools(context: StepContext, missing: readonly string[]): StepContext {
+  const notes = missing.map(
+    (name) => `tool '${name}': the task selects it, and there is no such tool for this agent`,
+  );
+  return missing.length === 0 ? context : { ...context, left_out: [...context.left_out, ...notes] };
 }
 
 async function freshContext(deps: StepDeps, input: StepInput): Promise<StepContext> {
