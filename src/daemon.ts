@@ -148,7 +148,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         for (const item of items) leases.confirm(item.run, item.epoch);
         return results;
       },
-      { maxItems: 100, maxConcurrent: 2, again: lockedAgain },
+      { maxItems: 100, maxConcurrent: 3, again: lockedAgain },
     );
     function retried(where: string): (error: Error) => void {
       return (error) => {
