@@ -20,6 +20,9 @@ import * as m0008 from './migrations/0008_tasks.ts';
 import * as m0009 from './migrations/0009_billing.ts';
 import * as m0010 from './migrations/0010_engine.ts';
 import * as m0011 from './migrations/0011_policies.ts';
+import * as m0012 from './migrations/0012_waiting_room.ts';
+import * as m0013 from './migrations/0013_run_control.ts';
+import * as m0014 from './migrations/0014_rate_limits.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -33,6 +36,9 @@ const migrations: Record<string, Migration> = {
   '0009_billing': m0009,
   '0010_engine': m0010,
   '0011_policies': m0011,
+  '0012_waiting_room': m0012,
+  '0013_run_control': m0013,
+  '0014_rate_limits': m0014,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -1,4 +1,5 @@
-// Who may do what with which row: the data from which 0011_policies.ts makes row security and grants.
+// Who may do what with which row: the data from which access.ts makes row security and grants. A migration that adds a table adds
+// its rule here; a rule that changes needs a migration of its own.
 //
 // Every predicate is for the role authenticated; service_role and agentd_worker bypass row security, anon has nothing.
 // Memberships are asked for as `= any (array(select …))`: evaluated once a statement and usable as an index condition.
