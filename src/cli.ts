@@ -7,13 +7,14 @@ import * as doctor from './commands/doctor.ts';
 import { EXIT, explain } from './commands/errors.ts';
 import * as migrate from './commands/migrate.ts';
 import { createOutput, type Stream } from './commands/output.ts';
+import * as queues from './commands/queues.ts';
 import * as runs from './commands/runs.ts';
 import * as start from './commands/start.ts';
 import * as status from './commands/status.ts';
 import * as tasks from './commands/tasks.ts';
 import { version } from './version.ts';
 
-const commands = [start, migrate, doctor, status, runs, tasks, demo];
+const commands = [start, migrate, doctor, status, runs, tasks, queues, demo];
 
 const EXAMPLES = `
 Examples:
@@ -22,6 +23,7 @@ Examples:
   agentd status --watch                          what happens now
   agentd tasks preview "0 9 * * 1-5" --zone Europe/Berlin
   agentd runs show 3f2a91c0                      where a run's time, tokens and money went
+  agentd queues pause task-run                   let nothing new begin
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 `;

@@ -29,6 +29,29 @@ export type QueueConfig = {
   readonly workspaceBuffer: number;
 };
 
+/** Where and which OpenTelemetry traces go. */
+export type TracesConfig = {
+  /** The whole URL of an OTLP/HTTP receiver for traces. */
+  readonly url: string;
+  /** Secrets: a vendor's key is one of them. */
+  readonly headers: Readonly<Record<string, string>>;
+  readonly serviceName: string;
+  readonly sampler: {
+    readonly name: (typeof SAMPLERS)[number];
+    /** Share of the traces, 0 to 1; only with a sampler by ratio. */
+    readonly ratio: number;
+  };
+};
+
+const SAMPLERS = [
+  'always_on',
+  'always_off',
+  'traceidratio',
+  'parentbased_always_on',
+  'parentbased_always_off',
+  'parentbased_traceidratio',
+] as const;
+
 /** Everything that is in force for one process. Immutable. */
 export type Config = {
   /** Null means the embedded database. */
@@ -49,6 +72,8 @@ export type Config = {
   readonly allowedPrivateHosts: readonly string[];
   readonly drainSeconds: number;
   readonly logLevel: string;
+  /** Null: no traces. */
+  readonly traces: TracesConfig | null;
 };
 
 /** Raised for every mistake in the configuration at once; the command line exits with 2. */
@@ -174,9 +199,75 @@ export function loadConfig(env: Env = process.env): Config {
       .filter(Boolean),
     drainSeconds: int('AGENTD_DRAIN_SECONDS', 30, 0, 3600),
     logLevel,
+    traces: tracesConfig(text, url, bool, problems),
   };
   if (problems.length > 0) throw new ConfigError(problems);
   return deepFreeze(config);
+}
+
+/** The variables of OpenTelemetry that agentd obeys, by the names and meanings of its specification. */
+function tracesConfig(
+  text: (name: string) => string | null,
+  url: (name: string, protocols: readonly string[]) => string | null,
+  bool: (name: string, fallback: boolean) => boolean,
+  problems: string[],
+): TracesConfig | null {
+  const base = url('OTEL_EXPORTER_OTLP_ENDPOINT', ['http:', 'https:']);
+  const own = url('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT', ['http:', 'https:']);
+  const isDisabled = bool('OTEL_SDK_DISABLED', false);
+  const headers: Record<string, string> = {};
+  for (const name of ['OTEL_EXPORTER_OTLP_HEADERS', 'OTEL_EXPORTER_OTLP_TRACES_HEADERS']) {
+    const pairs = headerPairs(text(name));
+    if (pairs === null) problems.push(`${name} must be a list like name=value,name=value, percent-encoded.`);
+    else Object.assign(headers, pairs);
+  }
+  const protocolName = text('OTEL_EXPORTER_OTLP_TRACES_PROTOCOL')
+    ? 'OTEL_EXPORTER_OTLP_TRACES_PROTOCOL'
+    : 'OTEL_EXPORTER_OTLP_PROTOCOL';
+  // Receivers of OTLP over HTTP take both forms at one address; the one over gRPC takes neither.
+  if (!['http/json', 'http/protobuf', null].includes(text(protocolName))) {
+    problems.push(
+      `${protocolName} must be http/json: agentd speaks OTLP over HTTP, not '${text(protocolName)}'.`,
+    );
+  }
+  const given = text('OTEL_TRACES_SAMPLER') ?? 'parentbased_always_on';
+  const name = SAMPLERS.find((sampler) => sampler === given);
+  if (!name) problems.push(`OTEL_TRACES_SAMPLER must be one of ${SAMPLERS.join(', ')}, not '${given}'.`);
+  const share = text('OTEL_TRACES_SAMPLER_ARG');
+  const ratio = Number(share ?? '1');
+  if (!(ratio >= 0 && ratio <= 1)) {
+    problems.push(`OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1, not '${share}'.`);
+  }
+  if (isDisabled || !name || (own ?? base) === null) return null;
+  return {
+    url: own ?? appendPath(base ?? '', 'v1/traces'),
+    headers,
+    serviceName: text('OTEL_SERVICE_NAME') ?? 'agentd',
+    sampler: { name, ratio },
+  };
+}
+
+function appendPath(base: string, path: string): string {
+  const whole = new URL(base);
+  whole.pathname = `${whole.pathname.replace(/\/$/, '')}/${path}`;
+  return whole.toString();
+}
+
+/** Null for what is no list of headers, or holds what HTTP does not allow in one. */
+function headerPairs(list: string | null): Record<string, string> | null {
+  const headers: Record<string, string> = {};
+  for (const part of (list ?? '').split(',').filter((each) => each.trim() !== '')) {
+    const at = part.indexOf('=');
+    try {
+      const name = decodeURIComponent(part.slice(0, Math.max(at, 0)).trim());
+      const value = decodeURIComponent(part.slice(at + 1).trim());
+      if (!/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(name) || !/^[\t\x20-\x7e]*$/.test(value)) return null;
+      headers[name.toLowerCase()] = value;
+    } catch {
+      return null;
+    }
+  }
+  return headers;
 }
 
 /** `task-run=32,document-ingest` keeps the named queues, with the concurrency given or the file's. */

@@ -6,8 +6,10 @@ import type { Logger } from 'pino';
 import { type Clock, systemClock } from './clock.ts';
 import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
+import { type BudgetRequest, reserveBudgets } from './db/budgets.ts';
 import { connectDatabase } from './db/connect.ts';
 import { type ConnectionLimits, type Database, openDatabase, type Queryable } from './db/database.ts';
+import { DatabaseTime } from './db/database-time.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
 import {
   DatabaseStateError,
@@ -16,7 +18,9 @@ import {
   newestMigration,
   requireUsableServer,
 } from './db/migrate.ts';
+import { learnLimit, PLACES_AHEAD, type PlaceAsked, takePlaces } from './db/rate-limits.ts';
 import { isLockTimeout, isRefusal, isStatementTimeout, isTransient, retryTransient } from './db/retry.ts';
+import { runEnding } from './db/run-ending.ts';
 import {
   type Checkpoint,
   type CheckpointResult,
@@ -28,18 +32,21 @@ import { saveWorker, type WorkerRow } from './db/workers.ts';
 import { taskRunJob } from './jobs/index.ts';
 import type { ModelDeps } from './pipelines/agent/credentials.ts';
 import { Leases } from './pipelines/agent/leases.ts';
+import { RateLimiter } from './pipelines/agent/rate-limiter.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
 import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
 import { loadModelCatalog } from './providers/model-catalog.ts';
 import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
 import { Batcher } from './queue/batcher.ts';
-import { Consumer } from './queue/consumer.ts';
+import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
 import { heartbeat } from './services/heartbeat.ts';
+import { lostRuns } from './services/lost-runs.ts';
 import { reconciler } from './services/reconciler.ts';
-import { scheduler } from './services/scheduler.ts';
+import { type SchedulerSignal, scheduler } from './services/scheduler.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { type Probes, startProbes } from './telemetry/probes.ts';
+import { startTracing, type Tracing } from './telemetry/traces.ts';
 import { version } from './version.ts';
 
 /** How long a claim of a run holds without a sign of life, in seconds; a takeover waits for it. */
@@ -67,7 +74,19 @@ export type DaemonOptions = {
   /** Leaves the HTTP probes out. */
   readonly probes?: boolean;
   readonly leaseSeconds?: number;
+  /** Replaces limits of the database's connections, for tests. */
+  readonly databaseLimits?: Partial<ConnectionLimits>;
+  /** For tests: told, on the spot, that the daemon is at a place where a process may die. */
+  readonly testSignal?: (at: TestSignal) => void;
 };
+
+/** Places in the life of a daemon. Checkpoints and settlements are sent, and then answered. */
+export type TestSignal =
+  | 'claimed'
+  | 'checkpoint_sent'
+  | 'checkpoint_answered'
+  | ConsumerSignal
+  | SchedulerSignal;
 
 /** A running daemon. */
 export type Daemon = {
@@ -97,7 +116,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
   const connection = await connectDatabase(config, {
     max: 12,
-    limits: LIMITS,
+    limits: { ...LIMITS, ...options.databaseLimits },
     applicationName: `agentd ${workerId}`,
     onError: (error) => {
       metrics.databaseErrors.inc('pool');
@@ -110,11 +129,12 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     embedded: db.embedded,
     max: READ_CONNECTIONS,
     applicationName: `agentd reads ${workerId}`,
-    limits: READ_LIMITS,
+    limits: { ...READ_LIMITS, ...options.databaseLimits },
     onError: () => metrics.databaseErrors.inc('pool'),
   });
   let boss: PgBoss | null = null;
   let probes: Probes | null = null;
+  let tracing: Tracing | null = null;
   try {
     await requireUsableServer(db);
     if (config.autoMigrate) await migrate(db, config);
@@ -133,23 +153,37 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       clock,
       log,
       leaseMs: leaseSeconds * 1000,
-      // Embedded, a cancellation is not notified across sessions: the renewal is what finds it.
-      everyMs: db.embedded ? 500 : (leaseSeconds * 1000) / 3,
+      everyMs: (leaseSeconds * 1000) / 3,
       renew: (held) => renewLeases(db, held, leaseSeconds),
     });
     const checkpoints = new Batcher<Checkpoint, CheckpointResult>(
       async (items) => {
-        const results = await retryTransient(() => writeCheckpoints(db, items, leaseSeconds), {
+        const write = (): Promise<CheckpointResult[]> => {
+          const answer = writeCheckpoints(db, items, leaseSeconds);
+          options.testSignal?.('checkpoint_sent');
+          return answer;
+        };
+        const results = await retryTransient(write, {
           clock,
           onRetry: retried('checkpoint'),
           // Everything that is not about the content is waited out: what it holds has been paid for.
           retryIf: (error) => !isRefusal(error) && !isLockTimeout(error),
         });
+        options.testSignal?.('checkpoint_answered');
         for (const item of items) leases.confirm(item.run, item.epoch);
         return results;
       },
       { maxItems: 100, maxConcurrent: 3, again: lockedAgain },
     );
+    const reservations = new Batcher(
+      (items: BudgetRequest[]) =>
+        retryTransient(() => reserveBudgets(db, items), { clock, onRetry: retried('reserve') }),
+      { maxItems: 32, maxConcurrent: 2, again: lockedAgain },
+    );
+    const places = new Batcher((items: PlaceAsked[]) => takePlaces(db, items, PLACES_AHEAD), {
+      maxItems: 100,
+      maxConcurrent: 1,
+    });
     function retried(where: string): (error: Error) => void {
       return (error) => {
         metrics.databaseErrors.inc(where);
@@ -157,6 +191,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       };
     }
 
+    const time = new DatabaseTime(clock, {
+      gapMs: leaseSeconds * 500,
+      onStep: (ms) =>
+        log.warn({ event: 'database_clock_set', by_ms: ms }, 'the clock of the database was set'),
+    });
     boss = new PgBoss({ ...bossOptions(db), supervise: true });
     boss.on('error', (error) => {
       metrics.databaseErrors.inc('pg-boss');
@@ -174,6 +213,16 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           retryIf: (error) => isTransient(error) && !isStatementTimeout(error),
         }),
     };
+    const traces = await startTracing({
+      config: config.traces,
+      workerId,
+      version,
+      log,
+      elapsed: () => clock.elapsed(),
+      ending: (runId) => runEnding(db, runId),
+      onOutcome: (outcome, spans) => metrics.traces.spans(outcome, spans),
+    });
+    tracing = traces;
     const jobs = [
       taskRunJob({
         db: patient,
@@ -181,9 +230,21 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         metrics,
         log,
         leases,
-        claim: (runId) => claims.add(runId),
+        claim: async (runId) => {
+          const claimed = await claims.add(runId);
+          if (!('refused' in claimed)) options.testSignal?.('claimed');
+          return claimed;
+        },
         admit: () => admitArrivals(db),
         writeCheckpoint: (checkpoint) => checkpoints.add(checkpoint),
+        reserveBudget: (request) => reservations.add(request),
+        limiter: new RateLimiter({
+          clock,
+          log,
+          takePlace: (asked) => places.add(asked),
+          learn: (learnt) => learnLimit(db, learnt),
+        }),
+        ...(traces ? { observe: (run) => traces.run(run) } : {}),
         models: {
           catalog,
           secrets,
@@ -191,17 +252,15 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           callTimeoutMs: MODEL_CALL_TIMEOUT_MS,
           ...(options.createModelClient ? { createClient: options.createModelClient } : {}),
         },
-        toolSources: [
-          builtInTools({ db: patient, now: () => new Date(clock.now()) }),
-          ...(options.toolSources ?? []),
-        ],
+        toolSources: [builtInTools({ db: patient, now: () => time.now() }), ...(options.toolSources ?? [])],
       }),
     ];
     const started = boss;
+    const signal = options.testSignal ? { signal: options.testSignal } : {};
     const consumers = jobs.flatMap((job) => {
       const queue = config.queues[job.queue];
       return queue
-        ? [new Consumer({ job, config: queue, db, boss: started, clock, log, metrics, workerId })]
+        ? [new Consumer({ job, config: queue, db, boss: started, clock, log, metrics, workerId, ...signal })]
         : [];
     });
 
@@ -215,14 +274,16 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       state: state.draining ? 'draining' : 'running',
       running: consumers.reduce((sum, c) => sum + c.running, 0),
     });
-    const schedule = scheduler({ db, clock, log, metrics });
-    const repair = reconciler({ db, clock, log, metrics });
+    const schedule = scheduler({ db, clock, log, metrics, ...signal });
+    const repair = reconciler({ db, clock, log, metrics, time, leaseMs: leaseSeconds * 1000 });
+    const lost = lostRuns({ db, clock, log, metrics, leases });
     const alive = heartbeat({
       db,
       clock,
       log,
       metrics,
       worker: row,
+      time,
       onPaused: (queues) => {
         for (const consumer of consumers) consumer.setPaused(queues.has(consumer.queue));
       },
@@ -234,22 +295,24 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onNotification: (channel, payload) => {
         if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
         else if (channel === CHANNELS.cancel) void leases.check(payload);
+        else if (channel === CHANNELS.control) alive.wake();
         else schedule.wake();
       },
       // something may have been said while nobody listened
       onConnect: () => {
         for (const consumer of consumers) consumer.wake();
         schedule.wake();
+        alive.wake();
       },
     });
 
     if (options.probes !== false) {
       probes = await startProbes({ ...config.http, metrics, state, db, logger: log });
     }
-    await saveWorker(db, row());
+    await time.read(() => saveWorker(db, row()));
     if (!db.embedded) await listener.start();
     leases.start();
-    for (const service of [schedule, repair, alive]) service.start();
+    for (const service of [schedule, repair, alive, lost]) service.start();
     for (const consumer of consumers) consumer.start();
     log.info(
       {
@@ -271,7 +334,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
       await drained;
-      await alive.stop();
+      await Promise.all([alive, lost].map((service) => service.stop()));
       await listener.stop();
       await saveWorker(db, { ...row(), state: 'stopped', running: 0 });
       await Promise.all(consumers.map((c) => wakeUp(db, c.queue, workerId)));
@@ -292,7 +355,13 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       const closing = Promise.withResolvers<void>();
       const last = clock.after(ABORT_GRACE_MS, closing.resolve);
       await Promise.race([
-        Promise.all([listener.stop(), probes?.close(), reads.close(), connection.close()]).catch(failed),
+        Promise.all([
+          listener.stop(),
+          probes?.close(),
+          tracing?.stop(),
+          reads.close(),
+          connection.close(),
+        ]).catch(failed),
         closing.promise,
       ]);
       last.cancel();
@@ -312,6 +381,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     };
   } catch (error) {
     await probes?.close();
+    await tracing?.stop();
     await boss?.stop({ graceful: false }).catch(() => {});
     await reads.close().catch(() => {});
     await connection.close().catch(() => {});

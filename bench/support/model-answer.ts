@@ -28,5 +28,6 @@ export function modelAnswer(): ModelAnswer {
     model: 'gpt-4.1-mini',
     responseId: 'chatcmpl-bench',
     latencyMs: 0,
+    limits: null,
   };
 }

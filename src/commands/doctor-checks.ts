@@ -118,5 +118,11 @@ export function configInForce(config: Config): Readonly<Record<string, string>> 
     AGENTD_ALLOWED_PRIVATE_HOSTS: config.allowedPrivateHosts.join(', ') || 'none',
     AGENTD_DRAIN_SECONDS: String(config.drainSeconds),
     AGENTD_LOG_LEVEL: config.logLevel,
+    'OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT':
+      config.traces === null ? 'off' : maskText(maskedUrl(config.traces.url)),
+    OTEL_EXPORTER_OTLP_HEADERS: secret(Object.keys(config.traces?.headers ?? {})[0] ?? null),
+    OTEL_SERVICE_NAME: config.traces?.serviceName ?? 'off',
+    'OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG':
+      config.traces === null ? 'off' : `${config.traces.sampler.name}, ${config.traces.sampler.ratio}`,
   };
 }

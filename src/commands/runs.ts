@@ -1,7 +1,6 @@
 import { type Command, Option } from 'commander';
 import type { Queryable } from '../db/database.ts';
 import {
-  cancelRun,
   findRun,
   listRuns,
   type ModelCallRow,
@@ -16,15 +15,18 @@ import { type CommandContext, resolveId } from './context.ts';
 import { cost, count, cut, duration, orDash, shortId, statusStyle, time } from './format.ts';
 import { wholeNumber } from './options.ts';
 import { type Output, oneLine } from './output.ts';
+import { registerDecisions } from './run-decisions.ts';
 import { contextSummary, drawMoments, momentsOfStep } from './run-timeline.ts';
 
 type Json = { readonly json?: boolean };
 type ListOptions = { workspace?: string; task?: string; status?: string; limit: number };
 const STATUSES = ['queued', 'running', 'waiting', 'completed', 'failed', 'cancelled', 'skipped'];
 
-/** `agentd runs list|show|cancel`. */
+/** `agentd runs list|show|cancel|retry|approve|deny`. */
 export function register(program: Command, context: CommandContext): void {
-  const runs = program.command('runs').description('list runs, look into one, cancel one');
+  const runs = program
+    .command('runs')
+    .description('list runs, look into one, cancel or retry one, allow or deny what it waits for');
 
   runs
     .command('list')
@@ -64,24 +66,7 @@ export function register(program: Command, context: CommandContext): void {
       printJournal(output, journal);
     });
 
-  runs
-    .command('cancel')
-    .description('end a run that has not ended; a model or tool call in flight is aborted')
-    .argument('<run>', 'id of the run, or its first six digits or more')
-    .action(async (text: string, _: unknown, command: Command) => {
-      const output = context.output(command.optsWithGlobals<Json>());
-      const outcome = await context.withDatabase(async (db) => {
-        const id = await resolveId(db, 'run', text);
-        const cancelled = await cancelRun(db, id);
-        return { run_id: id, cancelled, status: (await findRun(db, id))?.status ?? null };
-      });
-      if (output.json) return output.data(outcome);
-      output.line(
-        outcome.cancelled
-          ? `Run ${outcome.run_id} is cancelled.`
-          : `Run ${outcome.run_id} had already ended: ${outcome.status}. Nothing was changed.`,
-      );
-    });
+  registerDecisions(runs, context);
 }
 
 function printList(output: Output, rows: readonly RunRow[]): void {
@@ -177,8 +162,11 @@ function printJournal(output: Output, journal: Journal): void {
     for (const line of drawMoments(moments, whole, output.paint)) output.line(line);
   }
   if (run.status === 'waiting') {
+    const call = tools.some((tool) => tool.status === 'waiting');
     output.line(
-      `\nThe run waits${run.wake_at ? ` until ${time(run.wake_at)}` : ' for a decision or a change'}.`,
+      call
+        ? `\nThe run waits for a decision: agentd runs approve ${shortId(run.id)}, or agentd runs deny ${shortId(run.id)} --reason TEXT.`
+        : `\nThe run waits${run.wake_at ? ` until ${time(run.wake_at)}` : ' until what its reason names has changed'}.`,
     );
   }
 }

@@ -23,11 +23,14 @@ export class ConnectionFailed extends Error {
   override readonly name = 'ConnectionFailed';
 }
 
-/** Where a connection string leads, without its user's password. */
+/** Where a connection string leads, without its user's password and without secrets among its parameters. */
 export function maskedUrl(url: string): string {
   try {
     const parsed = new URL(url);
     if (parsed.password) parsed.password = '***';
+    for (const name of new Set(parsed.searchParams.keys())) {
+      if (/(key|token|secret|signature|passw(or)?d)$/i.test(name)) parsed.searchParams.set(name, '***');
+    }
     return parsed.toString();
   } catch {
     return '(not a URL)';

@@ -78,16 +78,24 @@ export async function wakeUp(db: Queryable, queue: string, workerId: string): Pr
   );
 }
 
-/** Runs that one statement admits at most. */
-const ADMIT_AT_ONCE = 500;
+/** Arrivals that one look considers. */
+const ARRIVALS_AT_ONCE = 500;
+/** Looks that nobody came in by, before others' work is seen to again. */
+const MOST_LOOKS = 10;
 
-/** Makes jobs of new runs that have none, as many of each workspace as it has room for. Returns how many. */
+/**
+ * Lets new runs into pg-boss, as many of each workspace as it has room for; parks the others. Goes on until somebody has
+ * come in or no arrival is left to be looked at. Returns how many runs have a job now.
+ */
 export async function admitArrivals(db: Queryable): Promise<number> {
-  const [row] = await db.query<{ admitted: number }>(
-    { name: 'admit_arrivals', text: 'select agentd.admit_arrivals($1) as admitted' },
-    [ADMIT_AT_ONCE],
-  );
-  return row?.admitted ?? 0;
+  for (let look = 0; look < MOST_LOOKS; look++) {
+    const [row] = await db.query<{ admitted: number; looked_at: number }>(
+      { name: 'look_at_arrivals', text: 'select admitted, looked_at from agentd.look_at_arrivals($1)' },
+      [ARRIVALS_AT_ONCE],
+    );
+    if (!row || row.admitted > 0 || row.looked_at === 0) return row?.admitted ?? 0;
+  }
+  return 0;
 }
 
 /** Wakes a daemon that sleeps on a queue, if one does. */

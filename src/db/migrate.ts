@@ -23,6 +23,7 @@ import * as m0011 from './migrations/0011_policies.ts';
 import * as m0012 from './migrations/0012_waiting_room.ts';
 import * as m0013 from './migrations/0013_run_control.ts';
 import * as m0014 from './migrations/0014_rate_limits.ts';
+import * as m0015 from './migrations/0015_budgets.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -39,6 +40,7 @@ const migrations: Record<string, Migration> = {
   '0012_waiting_room': m0012,
   '0013_run_control': m0013,
   '0014_rate_limits': m0014,
+  '0015_budgets': m0015,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -36,6 +36,16 @@ export function queueHealth(db: Queryable): Promise<QueueHealth[]> {
   );
 }
 
+/** Seconds since when the earliest task that is due should have had its run; 0 when none is due. */
+export async function scheduleOverdue(db: Queryable): Promise<number> {
+  const [row] = await db.query<{ seconds: number }>(
+    `select coalesce(greatest(extract(epoch from agentd.now() - min(next_run_at)), 0), 0)::float8 as seconds
+       from public.agent_tasks
+      where status = 'active' and task_type = 'scheduled'`,
+  );
+  return row?.seconds ?? 0;
+}
+
 export type WorkerHealth = {
   readonly id: string;
   readonly hostname: string;

@@ -28,7 +28,9 @@ export function requeueLapsedRuns(db: Queryable): Promise<number> {
     `
 with lapsed as (
   select id, workspace_id, job_id from public.task_runs
-   where status = 'running' and lease_expires_at < agentd.now()
+   where status = 'running'
+     -- one that holds for so long was given before the clock was set back
+     and (lease_expires_at < agentd.now() or lease_expires_at > agentd.now() + interval '10 minutes')
    order by lease_expires_at
    limit $1
      for no key update skip locked
@@ -152,25 +154,29 @@ select count(*) as repaired from dropped`,
   );
 }
 
-/** Workspaces with waiting runs and room for them, which only a race or a restart can leave behind. */
-export function admitWaitingRuns(db: Queryable): Promise<number> {
-  return count(
-    db,
-    'admit_waiting_runs',
-    `
-with recursive workspace as (
-  (select workspace_id from public.task_runs
-    where status = 'queued' and job_id is null order by workspace_id limit 1)
-  union all
-  select (select r.workspace_id from public.task_runs r
-           where r.status = 'queued' and r.job_id is null and r.workspace_id > w.workspace_id
-           order by r.workspace_id limit 1)
-    from workspace w
-   where w.workspace_id is not null
-)
-select sum(agentd.admit_runs(workspace_id)) as repaired
-  from (select workspace_id from workspace where workspace_id is not null limit $1) w`,
+/** Workspaces that one look through the waiting rooms considers. */
+export const WAITING_AT_ONCE = 100;
+
+/**
+ * Lets runs in that wait although there is room: what a race, a restart or a shut door has left behind.
+ *
+ * @param after the last workspace of the look before; null: from the first on
+ * @returns how many were let in, and the last workspace looked at: null at the end
+ */
+export async function admitWaitingRuns(
+  db: Queryable,
+  after: string | null = null,
+): Promise<{ admitted: number; last: string | null }> {
+  const [row] = await db.query<{ admitted: number; last_id: string | null }>(
+    { name: 'look_at_waiting', text: 'select admitted, last_id from agentd.look_at_waiting($1, $2)' },
+    [after, WAITING_AT_ONCE],
   );
+  return { admitted: row?.admitted ?? 0, last: row?.last_id ?? null };
+}
+
+/** Gives back what is set aside in budgets for runs that others than their worker ended, and forgets old counters. */
+export function sweepBudgets(db: Queryable): Promise<number> {
+  return count(db, 'sweep_budgets', 'select agentd.sweep_budgets($1) as repaired');
 }
 
 /** Makes the months ahead of the tables that are partitioned by time. Gives way to writers: it is tried again. */

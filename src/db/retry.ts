@@ -2,7 +2,8 @@
 import { type Clock, sleep } from '../clock.ts';
 
 const FIRST_DELAY_MS = 50;
-const LONGEST_DELAY_MS = 5_000;
+/** After a database was away, whoever waits for it has come back after so many milliseconds. */
+export const LONGEST_DELAY_MS = 5_000;
 
 /**
  * Whether an error says that the same statement may succeed later: a lost or refused connection, a server

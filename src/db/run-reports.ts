@@ -174,3 +174,38 @@ export async function cancelRun(db: Queryable, runId: string): Promise<boolean> 
   const [row] = await db.query<{ cancelled: boolean }>('select public.cancel_run($1) as cancelled', [runId]);
   return row?.cancelled ?? false;
 }
+
+/** Starts a run that has ended once more. Returns the new run's id. Throws SQLSTATE 55000 where that can't be, with a hint. */
+export async function retryRun(db: Queryable, runId: string): Promise<string> {
+  const [row] = await db.query<{ id: string }>('select public.retry_run($1) as id', [runId]);
+  if (!row) throw new Error('retry_run() answered nothing.');
+  return row.id;
+}
+
+/** A tool call that waits for a person. */
+export type WaitingCall = { readonly id: string; readonly tool_name: string; readonly arguments: unknown };
+
+/** Calls of a run on which nobody has decided yet, in their order. */
+export function waitingCalls(db: Queryable, runId: string): Promise<WaitingCall[]> {
+  return db.query<WaitingCall>(
+    `select id, tool_name, arguments
+       from public.tool_calls
+      where run_id = $1 and status = 'waiting' and decided_at is null
+      order by step_order, turn, call_index`,
+    [runId],
+  );
+}
+
+/** Allows or denies a waiting tool call; false when it no longer waits. */
+export async function decideToolCall(
+  db: Queryable,
+  callId: string,
+  approve: boolean,
+  reason: string | null,
+): Promise<boolean> {
+  const [row] = await db.query<{ decided: boolean }>(
+    'select public.decide_tool_call($1, $2, $3) as decided',
+    [callId, approve, reason],
+  );
+  return row?.decided ?? false;
+}

@@ -15,7 +15,12 @@ export type StepPlan = {
   readonly include_previous_context: boolean;
   readonly max_retries: number | null;
   readonly timeout_seconds: number | null;
+  /** What the last failed attempt does to the run; absent in runs of an earlier version: stop. */
+  readonly on_failure?: 'stop' | 'skip' | 'continue';
 };
+
+/** Which tool calls a person must allow first: none, those that write, or all but reads. */
+export type ApprovalPolicy = 'none' | 'writes' | 'all';
 
 /** The task's settings as copied into the run. */
 export type RunSettings = {
@@ -24,6 +29,8 @@ export type RunSettings = {
   readonly selected_tools: unknown;
   readonly timeout_seconds: number;
   readonly max_retries: number;
+  /** Absent in runs of an earlier version. */
+  readonly approval_policy?: ApprovalPolicy;
   readonly target_conversation_id: string | null;
   readonly target_channel_id: string | null;
 };
@@ -45,6 +52,7 @@ export type ClaimedAgent = {
   readonly temperature: number;
   readonly max_tokens: number | null;
   readonly context_window_size: number;
+  readonly approval_policy: ApprovalPolicy;
   readonly persona: { readonly name: string; readonly tone: string; readonly greeting: string | null } | null;
   readonly has_knowledge: boolean;
 };
@@ -66,6 +74,11 @@ export type JournaledStep = {
   readonly status: 'pending' | 'running' | 'completed' | 'failed' | 'skipped';
   readonly context: unknown;
   readonly result: unknown;
+  readonly step_id?: string | null;
+  /** ISO 8601. */
+  readonly started_at?: string | null;
+  readonly reason_code?: string | null;
+  readonly error_message?: string | null;
 };
 
 export type JournaledModelCall = {
@@ -74,9 +87,29 @@ export type JournaledModelCall = {
   readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   readonly attempt: number;
   readonly failures: number;
+  readonly provider: string | null;
+  readonly model: string | null;
+  /** While it waits for its turn under a rate limit: the try of number `attempt` has not been made. */
+  readonly ticket_at: string | null;
+  readonly ticket_kind: 'place' | 'return' | null;
   readonly response: unknown;
   readonly finish_reason: string | null;
   readonly error_code: string | null;
+};
+
+/** A row of public.budgets that bounds a run. */
+export type ClaimedBudget = {
+  readonly id: string;
+  /** Whose runs it bounds. */
+  readonly scope: 'workspace' | 'agent' | 'task';
+  readonly period: 'run' | 'month';
+  /** Null: no limit. Cost in millionths of a US dollar. */
+  readonly max_turns: number | null;
+  readonly max_tool_calls: number | null;
+  readonly max_tokens: number | null;
+  readonly max_cost_micros: number | null;
+  readonly max_seconds: number | null;
+  readonly when_exhausted: 'fail' | 'wait';
 };
 
 export type JournaledToolCall = {
@@ -91,6 +124,8 @@ export type JournaledToolCall = {
   readonly status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   readonly result: unknown;
   readonly error_message: string | null;
+  /** What a person decided; null where nobody was asked or has answered. */
+  readonly approved?: boolean | null;
 };
 
 /** Everything that a worker needs to execute a run, read when it is claimed. */
@@ -110,10 +145,23 @@ export type ClaimedRun = {
   readonly input: unknown;
   readonly turns: number;
   readonly tool_calls: number;
-  /** Milliseconds since the run was first started, by the database's clock. */
+  readonly prompt_tokens: number;
+  readonly completion_tokens: number;
+  readonly cost_micros: number;
+  /** W3C trace context as the application wrote it, never checked; null where the run has a trace of its own. */
+  readonly traceparent: string | null;
+  /** Milliseconds since the epoch by the database's clock: the insert (any moment that an application wrote), the first claim, this claim. */
+  readonly created_at_ms: number;
+  readonly started_at_ms: number;
+  readonly claimed_at_ms: number;
+  /** Milliseconds since the run was first started, by the database's clock, without the time that it waited for a person or a budget. */
   readonly elapsed_ms: number;
+  /** Those of its workspace, agent and task. */
+  readonly budgets: readonly ClaimedBudget[];
   readonly agent: ClaimedAgent | null;
   readonly model: ClaimedModel | null;
+  /** The models to fall back to, in their order. */
+  readonly fallback_models: readonly ClaimedModel[];
   readonly credentials: {
     readonly agent: readonly StoredCredential[];
     readonly workspace: readonly StoredCredential[];
@@ -126,7 +174,7 @@ export type ClaimedRun = {
   };
 };
 
-/** Why a run was not claimed: it is gone, has ended, is held by another worker, or sleeps until wake_at. */
+/** Why a run was not claimed: it is gone, has ended, waits, is held by another worker, or its workspace is paused. */
 export type RefusedRun = {
   readonly id: string;
   readonly refused: true;
@@ -139,14 +187,24 @@ const CLAIM: Statement = {
   name: 'claim_runs',
   text: `
 with locked as (
-  select r.id
+  select r.id,
+         exists (select 1 from agentd.queue_controls q
+                  where q.queue = 'task-run' and q.workspace_id = r.workspace_id) as is_paused
     from public.task_runs r
    where r.id = any ($1::uuid[])
-     and (r.status = 'queued'
-          or (r.status = 'waiting' and r.wake_at <= agentd.now() + interval '50 milliseconds')
-          or (r.status = 'running' and r.lease_expires_at < agentd.now()))
+     -- one without a job waits for a place of its workspace, whatever job an earlier life of it has left
+     and r.job_id is not null
+     and (r.status = 'queued' or (r.status = 'running' and r.lease_expires_at < agentd.now()))
    order by r.id
      for no key update skip locked
+),
+-- an operator has paused the workspace since they were let in
+shelved as (
+  update public.task_runs r
+     set status = 'queued', job_id = null, is_parked = true, lease_expires_at = null
+    from locked
+   where r.id = locked.id and locked.is_paused
+  returning r.id
 ),
 claimed as (
   update public.task_runs r
@@ -157,11 +215,13 @@ claimed as (
          started_at = coalesce(r.started_at, agentd.now()),
          current_step = greatest(r.current_step, 1),
          wake_at = null,
+         waited_ms = r.waited_ms + coalesce(extract(epoch from agentd.now() - r.paused_at) * 1000, 0)::bigint,
+         paused_at = null,
          reason_code = null,
          reason = null,
          claims_without_progress = r.claims_without_progress + 1
     from locked
-   where r.id = locked.id
+   where r.id = locked.id and not locked.is_paused
   returning r.*
 ),
 -- a run claimed for the first time: its first step and first call are journaled with the claim
@@ -180,17 +240,29 @@ first_call as (
 select asked.id,
        c.workspace_id, c.task_id, c.agent_id, c.user_id, c.lease_epoch, c.journal_seq, c.claims_without_progress,
        c.trigger, c.scheduled_for, c.steps, c.settings, c.input, c.turns, c.tool_calls,
-       extract(epoch from agentd.now() - c.started_at) * 1000 as elapsed_ms,
+       c.prompt_tokens, c.completion_tokens, c.cost_micros, c.traceparent,
+       extract(epoch from c.created_at)::float8 * 1000 as created_at_ms,
+       extract(epoch from c.started_at)::float8 * 1000 as started_at_ms,
+       extract(epoch from agentd.now())::float8 * 1000 as claimed_at_ms,
+       extract(epoch from agentd.now() - c.started_at) * 1000 - c.waited_ms as elapsed_ms,
+       coalesce((
+         select jsonb_agg(jsonb_build_object(
+                  'id', b.id, 'period', b.period, 'when_exhausted', b.when_exhausted,
+                  'scope', case when b.task_id is not null then 'task' when b.agent_id is not null then 'agent' else 'workspace' end,
+                  'max_turns', b.max_turns, 'max_tool_calls', b.max_tool_calls, 'max_tokens', b.max_tokens,
+                  'max_cost_micros', b.max_cost_micros, 'max_seconds', b.max_seconds))
+           from public.budgets b
+          where b.workspace_id = c.workspace_id and b.is_active
+            and (b.agent_id is null or b.agent_id = c.agent_id) and (b.task_id is null or b.task_id = c.task_id)), '[]') as budgets,
        case when c.id is null then r.status end as refused_status,
-       case when c.id is not null then null
+       case when c.id is not null or r.job_id is null or asked.id in (select s.id from shelved s) then null
             when r.status = 'running' then greatest(extract(epoch from r.lease_expires_at - agentd.now()) * 1000, 200)
-            when r.status = 'waiting' then extract(epoch from r.wake_at - agentd.now()) * 1000
             when r.status = 'queued' then 200
        end as again_in_ms,
        case when a.id is not null then jsonb_build_object(
          'name', a.name, 'instructions', a.instructions, 'assistant_instructions', a.assistant_instructions,
          'goals', to_jsonb(a.goals), 'capabilities', a.capabilities, 'temperature', a.temperature,
-         'max_tokens', a.max_tokens, 'context_window_size', a.context_window_size,
+         'max_tokens', a.max_tokens, 'context_window_size', a.context_window_size, 'approval_policy', a.approval_policy,
          'persona', case when p.id is not null then
             jsonb_build_object('name', p.name, 'tone', p.tone, 'greeting', p.greeting) end,
          -- whether there may be something to search: what exactly, the search decides
@@ -204,6 +276,7 @@ select asked.id,
          'context_window', m.context_window,
          'input_cost_per_1k', m.input_cost_per_1k, 'output_cost_per_1k', m.output_cost_per_1k
        ) end as model,
+       coalesce(f.models, '[]') as fallback_models,
        case when c.id is not null then jsonb_build_object(
          'agent', coalesce((
            select jsonb_agg(jsonb_build_object('id', ac.id, 'provider', ac.service, 'secret', ac.api_key, 'vault_id', null)
@@ -238,12 +311,26 @@ select asked.id,
      where case when a.llm_model_id is not null then m.id = a.llm_model_id else m.model_id = a.model end
      order by lower(m.provider) = 'openai' desc, m.created_at
      limit 1
-  ) m on a.id is not null`,
+  ) m on a.id is not null
+  left join lateral (
+    select jsonb_agg(jsonb_build_object(
+             'id', o.id, 'provider', o.provider, 'model', coalesce(o.model_id, named.name),
+             'context_window', o.context_window,
+             'input_cost_per_1k', o.input_cost_per_1k, 'output_cost_per_1k', o.output_cost_per_1k
+           ) order by named.place) as models
+      from unnest(a.fallback_models) with ordinality as named (name, place)
+      left join lateral (
+        select o.* from public.llm_models o
+         where o.model_id = named.name or lower(o.provider) || '/' || o.model_id = named.name
+         order by o.model_id = named.name desc, lower(o.provider) = 'openai' desc, o.created_at
+         limit 1
+      ) o on true
+  ) f on cardinality(a.fallback_models) > 0`,
 };
 
 /**
- * Claims runs for a worker: each that is queued, due to wake, or whose lease has lapsed gets the next epoch
- * and a new lease. Answers in the order asked. Rows that another transaction holds are refused for now.
+ * Claims runs for a worker: each that was let in, or whose lease has lapsed, gets the next epoch and a new lease. Those of a
+ * workspace that an operator has paused go back to its waiting room. Answers in the order asked. Rows that another transaction holds are refused for now.
  *
  * @param leaseSeconds how long the claim holds without a renewal.
  */
@@ -301,6 +388,10 @@ export type ModelCallChange = {
   status: 'started' | 'waiting' | 'completed' | 'failed';
   attempt: number;
   failures?: number;
+  /** Only with the change that falls back: is added to what the row says already. */
+  fallback_reason?: string;
+  ticket_at?: string | null;
+  ticket_kind?: 'place' | 'return' | null;
   response?: unknown;
   finish_reason?: string;
   prompt_tokens?: number;
@@ -308,6 +399,8 @@ export type ModelCallChange = {
   cached_tokens?: number;
   cost_micros?: number;
   latency_ms?: number;
+  /** What was not sent because the conversation outgrew the window. */
+  left_out?: readonly string[];
   error_code?: string | null;
   error?: string | null;
 };
@@ -346,6 +439,15 @@ export type MessageChange = {
   metadata: Record<string, unknown>;
 };
 
+/** What a call used of the budgets, under the key by which it was set aside; zeros give back what was. */
+export type CallSpend = {
+  key: string;
+  turns: number;
+  tool_calls: number;
+  tokens: number;
+  cost_micros: number;
+};
+
 /** One transaction of a run's journal. */
 export type Checkpoint = {
   run: string;
@@ -359,6 +461,10 @@ export type Checkpoint = {
   prompt_tokens: number;
   completion_tokens: number;
   cost_micros: number;
+  /** Milliseconds that the worker spent on the run since the checkpoint before. */
+  active_ms: number;
+  /** What calls used of the monthly budgets that bound the run; null where there are none. */
+  spend: null | { budgets: readonly string[]; calls: CallSpend[] };
   steps: StepChange[];
   llm: ModelCallChange[];
   tools: ToolCallChange[];
@@ -370,8 +476,10 @@ export type Checkpoint = {
     reason_code: string | null;
     reason: string | null;
     output: unknown;
-    /** Milliseconds from now; only with waiting. */
+    /** Milliseconds from now; only with waiting. Null: when the row changes. */
     wake_in_ms: number | null;
+    /** Whether the wait counts against the run's time limit; a wait for a person or a budget does not. */
+    pauses_clock?: boolean;
     log: { input: string; output: string; metadata: unknown } | null;
   };
 };
@@ -382,7 +490,7 @@ const CHECKPOINT: Statement = {
 with item as materialized (
   select x.* from jsonb_to_recordset($1::jsonb) as x (
     run uuid, epoch integer, seq integer, progress boolean, current_step integer, turns integer, tool_calls integer,
-    prompt_tokens bigint, completion_tokens bigint, cost_micros bigint,
+    prompt_tokens bigint, completion_tokens bigint, cost_micros bigint, active_ms bigint, spend jsonb,
     steps jsonb, llm jsonb, tools jsonb, usage jsonb, messages jsonb, "end" jsonb)
 ),
 -- in order, as everybody locks them
@@ -400,6 +508,8 @@ run as (
          prompt_tokens = r.prompt_tokens + i.prompt_tokens,
          completion_tokens = r.completion_tokens + i.completion_tokens,
          cost_micros = r.cost_micros + i.cost_micros,
+         active_ms = r.active_ms + i.active_ms,
+         paused_at = case when (i."end" ->> 'pauses_clock')::boolean then agentd.now() end,
          status = coalesce((i."end" ->> 'status')::public.run_status, r.status),
          reason_code = i."end" ->> 'reason_code',
          reason = i."end" ->> 'reason',
@@ -414,7 +524,7 @@ run as (
     join locked on locked.id = i.run
    where r.id = locked.id and r.lease_epoch = i.epoch and r.journal_seq = i.seq and r.status = 'running'
   returning r.id, r.workspace_id, r.task_id, r.agent_id, r.user_id, r.started_at, r.status, r.reason_code,
-            i.steps, i.llm, i.tools, i.usage, i.messages, i."end" as ending
+            i.steps, i.llm, i.tools, i.usage, i.messages, i.spend, i.active_ms, i."end" as ending
 ),
 step as (
   insert into public.task_step_runs as s (
@@ -437,25 +547,28 @@ llm as (
   insert into public.llm_calls as l (
     workspace_id, agent_id, run_id, step_order, turn, idempotency_key, provider, model, llm_model_id, credential_source,
     status, attempt, failures, response, finish_reason, prompt_tokens, completion_tokens, cached_tokens, cost_micros, latency_ms,
-    error_code, error_message, finished_at)
+    left_out, error_code, error_message, finished_at, fallback_reason, ticket_at, ticket_kind)
   select run.workspace_id, run.agent_id, run.id, x."order", x.turn, agentd.call_key(run.id, x."order", x.turn),
          x.provider, x.model, x.model_id, x.credential_source, x.status, x.attempt, coalesce(x.failures, 0), x.response, x.finish_reason,
          coalesce(x.prompt_tokens, 0), coalesce(x.completion_tokens, 0), coalesce(x.cached_tokens, 0),
-         coalesce(x.cost_micros, 0), x.latency_ms, x.error_code, x.error,
-         case when x.status in ('completed', 'failed') then agentd.now() end
+         coalesce(x.cost_micros, 0), x.latency_ms, x.left_out, x.error_code, x.error,
+         case when x.status in ('completed', 'failed') then agentd.now() end, x.fallback_reason, x.ticket_at, x.ticket_kind
     from run, jsonb_to_recordset(run.llm) as x (
       "order" integer, turn integer, provider text, model text, model_id uuid, credential_source text,
       status public.call_status, attempt integer, failures integer, response jsonb, finish_reason text,
       prompt_tokens integer, completion_tokens integer, cached_tokens integer, cost_micros bigint, latency_ms integer,
-      error_code text, error text)
+      left_out jsonb, error_code text, error text, fallback_reason text, ticket_at timestamptz, ticket_kind text)
   on conflict (idempotency_key) do update
      set provider = coalesce(excluded.provider, l.provider), model = coalesce(excluded.model, l.model),
-         llm_model_id = coalesce(excluded.llm_model_id, l.llm_model_id),
+         -- a model that llm_models does not list has none
+         llm_model_id = case when excluded.model is null then l.llm_model_id else excluded.llm_model_id end,
          credential_source = coalesce(excluded.credential_source, l.credential_source), status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
          response = excluded.response, finish_reason = excluded.finish_reason, prompt_tokens = excluded.prompt_tokens,
          completion_tokens = excluded.completion_tokens, cached_tokens = excluded.cached_tokens,
-         cost_micros = excluded.cost_micros, latency_ms = excluded.latency_ms, error_code = excluded.error_code,
-         error_message = excluded.error_message, finished_at = excluded.finished_at
+         cost_micros = excluded.cost_micros, latency_ms = excluded.latency_ms, left_out = excluded.left_out, error_code = excluded.error_code,
+         error_message = excluded.error_message, finished_at = excluded.finished_at,
+         fallback_reason = nullif(concat_ws(' ', l.fallback_reason, excluded.fallback_reason), ''),
+         ticket_at = excluded.ticket_at, ticket_kind = excluded.ticket_kind
 ),
 tool as (
   insert into public.tool_calls as t (
@@ -524,10 +637,22 @@ finished as materialized (
   select id, workspace_id, task_id, status, reason_code, started_at from run where status in ('completed', 'failed')
 ),
 told as (
-  select count(agentd.notify_run(id, workspace_id, task_id, status, reason_code)) from finished
+  select count(agentd.notify_run(id, workspace_id, task_id, status, reason_code)) from run
+   -- what ended, and what waits for somebody
+   where status in ('completed', 'failed') or (ending ->> 'pauses_clock')::boolean
 ),
+spent as materialized (
+  select agentd.settle_budgets(jsonb_agg(run.spend || jsonb_build_object(
+           'run', run.id, 'active_ms', run.active_ms, 'ended', run.status in ('completed', 'failed')))) as counters
+    from run where jsonb_typeof(run.spend) = 'object'
+),
+-- after the budgets: everybody locks counters before workspaces, and workspaces all at once, in their order
 admitted as (
-  select sum(agentd.admit_runs(workspace_id)) from (select distinct workspace_id from run where ending is not null) w
+  select agentd.admit_workspaces(array_agg(distinct workspace_id)) as sum
+    from run where ending is not null and (select count(*) from spent) = 1
+),
+paused as (
+  select agentd.pause_failing_tasks(array_agg(distinct task_id)) as tasks from finished where status = 'failed'
 ),
 projected as (
   -- counting the steps makes sure that they are written before they are read
@@ -538,7 +663,7 @@ select i.run, i.run in (select id from run) as applied, r.status, r.lease_epoch,
   from item i
   left join public.task_runs r on r.id = i.run
  where (select count from told) is not null and (select coalesce(sum, 0) from admitted) is not null
-   and (select count(*) from projected) = 1`,
+   and (select count(*) from projected) = 1 and (select count(tasks) from paused) >= 0`,
 };
 
 /** What became of a checkpoint. */

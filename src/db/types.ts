@@ -112,6 +112,31 @@ export interface AgentdAuditLog {
   workspace_id: string | null;
 }
 
+export interface AgentdBudgetCounters {
+  active_ms: Generated<number>;
+  budget_id: string;
+  cost_micros: Generated<number>;
+  month: Timestamp;
+  reserved_cost_micros: Generated<number>;
+  reserved_tokens: Generated<number>;
+  reserved_tool_calls: Generated<number>;
+  reserved_turns: Generated<number>;
+  tokens: Generated<number>;
+  tool_calls: Generated<number>;
+  turns: Generated<number>;
+}
+
+export interface AgentdBudgetReservations {
+  budget_id: string;
+  call_key: string;
+  cost_micros: number;
+  month: Timestamp;
+  run_id: string;
+  tokens: number;
+  tool_calls: number;
+  turns: number;
+}
+
 export interface AgentDiscordConnections {
   agent_id: string;
   channel_id: string | null;
@@ -179,6 +204,27 @@ export interface AgentdQueueSettings {
   queue: string;
   workspace_buffer: number;
   workspace_ceiling: number;
+}
+
+export interface AgentdRateLimitLines {
+  key: string;
+  return_at: Timestamp;
+  workspace_id: string;
+}
+
+export interface AgentdRateLimits {
+  blocked_until: Timestamp | null;
+  /**
+   * SHA-256 of base URL, API key and model.
+   */
+  key: string;
+  requests_at: Timestamp | null;
+  requests_limit: number | null;
+  requests_per_second: number | null;
+  tokens_at: Timestamp | null;
+  tokens_limit: number | null;
+  tokens_per_second: number | null;
+  updated_at: Generated<Timestamp>;
 }
 
 export interface AgentdRecentFailures {
@@ -353,6 +399,7 @@ export interface AgentMessages {
 }
 
 export interface Agents {
+  approval_policy: Generated<string>;
   assistant_instructions: string | null;
   avatar_url: string | null;
   capabilities: Generated<Json>;
@@ -366,6 +413,10 @@ export interface Agents {
   discord_user_id: string | null;
   domain: Generated<BusinessDomain>;
   external_id: string | null;
+  /**
+   * Models to use, in this order, while the agent's own is down: ids as in llm_models.model_id, or provider/id.
+   */
+  fallback_models: Generated<string[]>;
   goals: Generated<string[]>;
   id: Generated<string>;
   instructions: Generated<string | null>;
@@ -409,10 +460,12 @@ export interface AgentTaskEventTriggers {
 
 export interface AgentTasks {
   agent_id: string;
+  approval_policy: Generated<string>;
   created_at: Generated<Timestamp>;
   cron_expression: string | null;
   description: string | null;
   end_date: Timestamp | null;
+  failures_since: Timestamp | null;
   id: Generated<string>;
   instructions: Generated<string>;
   is_multi_step: Generated<boolean>;
@@ -423,6 +476,7 @@ export interface AgentTasks {
   name: string;
   next_run_at: Timestamp | null;
   overlap_policy: Generated<string>;
+  pause_after_failures: Generated<number | null>;
   reason: string | null;
   reason_code: string | null;
   selected_tools: Generated<Json>;
@@ -486,6 +540,23 @@ export interface BillingInvoices {
    */
   status: string;
   stripe_invoice_id: string | null;
+  workspace_id: string;
+}
+
+export interface Budgets {
+  agent_id: string | null;
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  is_active: Generated<boolean>;
+  max_cost_micros: number | null;
+  max_seconds: number | null;
+  max_tokens: number | null;
+  max_tool_calls: number | null;
+  max_turns: number | null;
+  period: Generated<string>;
+  task_id: string | null;
+  updated_at: Generated<Timestamp>;
+  when_exhausted: Generated<string>;
   workspace_id: string;
 }
 
@@ -700,11 +771,16 @@ export interface LlmCalls {
   error_code: string | null;
   error_message: string | null;
   failures: Generated<number>;
+  /**
+   * Which models this call was given up on before it was made of this one, and why.
+   */
+  fallback_reason: string | null;
   finish_reason: string | null;
   finished_at: Timestamp | null;
   id: Generated<string>;
   idempotency_key: string;
   latency_ms: number | null;
+  left_out: Json | null;
   llm_model_id: string | null;
   model: string | null;
   prompt_tokens: Generated<number>;
@@ -713,6 +789,11 @@ export interface LlmCalls {
   run_id: string;
   status: Generated<CallStatus>;
   step_order: number;
+  /**
+   * While the call waits for a rate limit: from when it may be made (place), or may ask before newcomers (return).
+   */
+  ticket_at: Timestamp | null;
+  ticket_kind: string | null;
   turn: number;
   workspace_id: string;
 }
@@ -901,6 +982,7 @@ export interface ServiceProviders {
 }
 
 export interface TaskRuns {
+  active_ms: Generated<number>;
   agent_id: string | null;
   claims_without_progress: Generated<number>;
   completion_tokens: Generated<number>;
@@ -917,6 +999,7 @@ export interface TaskRuns {
   lease_epoch: Generated<number>;
   lease_expires_at: Timestamp | null;
   output: Json | null;
+  paused_at: Timestamp | null;
   prompt_tokens: Generated<number>;
   reason: string | null;
   reason_code: string | null;
@@ -929,9 +1012,11 @@ export interface TaskRuns {
   steps: Json;
   task_id: string | null;
   tool_calls: Generated<number>;
+  traceparent: string | null;
   trigger: Generated<RunTrigger>;
   turns: Generated<number>;
   user_id: string | null;
+  waited_ms: Generated<number>;
   wake_at: Timestamp | null;
   worker_id: string | null;
   workspace_id: string;
@@ -967,6 +1052,7 @@ export interface TaskSteps {
   include_previous_context: Generated<boolean>;
   instructions: Generated<string>;
   max_retries: number | null;
+  on_failure: Generated<string>;
   retry_count: Generated<number>;
   status: Generated<TaskStepStatus>;
   step_name: string;
@@ -1025,6 +1111,7 @@ export interface Teams {
 
 export interface ToolCalls {
   agent_id: string | null;
+  approved: boolean | null;
   arguments: Generated<Json>;
   call_index: number;
   connection_id: string | null;
@@ -1032,6 +1119,7 @@ export interface ToolCalls {
   credential_id: string | null;
   decided_at: Timestamp | null;
   decided_by: string | null;
+  decision_reason: string | null;
   duration_ms: number | null;
   effect: string;
   error_code: string | null;
@@ -1286,12 +1374,16 @@ export interface DB {
   agent_tasks: AgentTasks;
   agent_web_widget_config: AgentWebWidgetConfig;
   "agentd.audit_log": AgentdAuditLog;
+  "agentd.budget_counters": AgentdBudgetCounters;
+  "agentd.budget_reservations": AgentdBudgetReservations;
   "agentd.job_runs": AgentdJobRuns;
   "agentd.late_tasks": AgentdLateTasks;
   "agentd.platform_objects": AgentdPlatformObjects;
   "agentd.queue_controls": AgentdQueueControls;
   "agentd.queue_health": AgentdQueueHealth;
   "agentd.queue_settings": AgentdQueueSettings;
+  "agentd.rate_limit_lines": AgentdRateLimitLines;
+  "agentd.rate_limits": AgentdRateLimits;
   "agentd.recent_failures": AgentdRecentFailures;
   "agentd.signup_failures": AgentdSignupFailures;
   "agentd.sleepers": AgentdSleepers;
@@ -1305,6 +1397,7 @@ export interface DB {
   api_connections: ApiConnections;
   "auth.users": AuthUsers;
   billing_invoices: BillingInvoices;
+  budgets: Budgets;
   channel_configs: ChannelConfigs;
   chat_channels: ChatChannels;
   chat_messages: ChatMessages;

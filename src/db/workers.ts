@@ -13,9 +13,9 @@ export type WorkerRow = {
   readonly running: number;
 };
 
-/** Writes a worker's row and that it is alive now. */
-export async function saveWorker(db: Queryable, worker: WorkerRow): Promise<void> {
-  await db.query(
+/** Writes a worker's row and that it is alive now. Returns the database's time. */
+export async function saveWorker(db: Queryable, worker: WorkerRow): Promise<Date> {
+  const [row] = await db.query<{ now: Date }>(
     {
       name: 'save_worker',
       text: `
@@ -23,7 +23,8 @@ insert into agentd.workers as w (id, hostname, pid, version, queues, state, runn
 values ($1, $2, $3, $4, $5, $6, $7, agentd.now(), agentd.now())
 on conflict (id) do update
    set queues = excluded.queues, state = excluded.state, running = excluded.running, last_seen_at = agentd.now(),
-       stopped_at = case when excluded.state = 'stopped' then agentd.now() end`,
+       stopped_at = case when excluded.state = 'stopped' then agentd.now() end
+returning agentd.now() as now`,
     },
     [
       worker.id,
@@ -35,4 +36,6 @@ on conflict (id) do update
       worker.running,
     ],
   );
+  if (!row) throw new Error('The database gave no time.');
+  return row.now;
 }

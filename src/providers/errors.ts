@@ -5,6 +5,8 @@
  * carries a key, a header or a request body: the functions that build these errors mask what a provider echoes.
  */
 
+import type { ProviderLimits } from './rate-limit-headers.ts';
+
 /**
  * - `retry`: the same request may succeed later (5xx, time-out, broken connection, an answer that cannot be read).
  * - `rate_limited`: as `retry`, but the provider named a limit; wait `retryAfterMs` and count no failure.
@@ -49,6 +51,8 @@ export interface ProviderErrorDetails {
   status?: number | null;
   /** Milliseconds that the provider asked to wait, or null when it said nothing. */
   retryAfterMs?: number | null;
+  /** What the answer's headers said about rate limits. */
+  limits?: ProviderLimits | null;
   /** What a person can do about it; the code's own advice when left out. */
   nextStep?: string;
 }
@@ -81,6 +85,8 @@ export class ProviderError extends Error {
   readonly status: number | null;
   /** Milliseconds to wait as the provider asked, never negative; null when it said nothing. */
   readonly retryAfterMs: number | null;
+  /** What the provider said about its rate limits; null when it said nothing. */
+  readonly limits: ProviderLimits | null;
   /** One sentence for the person who reads the row. */
   readonly nextStep: string;
 
@@ -91,6 +97,7 @@ export class ProviderError extends Error {
     this.code = details.code;
     this.status = details.status ?? null;
     this.retryAfterMs = details.retryAfterMs ?? null;
+    this.limits = details.limits ?? null;
     this.nextStep = details.nextStep ?? ADVICE[details.code];
   }
 }

@@ -5,6 +5,7 @@ import { ProviderError } from './errors.ts';
 import { readChatAnswer } from './openai-answer.ts';
 import { errorFromThrown, StatusError } from './openai-errors.ts';
 import { providerFetch } from './provider-fetch.ts';
+import { type ProviderLimits, providerLimits } from './rate-limit-headers.ts';
 
 /** A message in the wire form of chat completions, so that the journal holds exactly what was sent. */
 export type ChatMessage =
@@ -83,6 +84,8 @@ export interface ModelAnswer {
   responseId: string | null;
   /** Milliseconds from sending the request to the parsed answer. */
   latencyMs: number;
+  /** What the provider said about its rate limits; null when it said nothing. */
+  limits: ProviderLimits | null;
 }
 
 export interface ModelClient {
@@ -146,14 +149,19 @@ class WorkerOpenAI extends OpenAI {
   }
 }
 
+/** What goes to the transport and comes back beside the SDK. */
+type CallOptions = { callSignal?: AbortSignal; onHeaders?: (headers: Headers) => void };
+
 /**
  * Hands our signal to the transport beside the SDK instead of through it: the SDK composes its own from it and listens
- * on both, which costs 40 of some 210 µs a call.
+ * on both, which costs 40 of some 210 µs a call. The answer's headers come back the same way.
  */
-function withCallSignal(transport: typeof fetch): typeof fetch {
-  return (input, init) => {
-    const { callSignal, ...rest }: RequestInit & { callSignal?: AbortSignal } = init ?? {};
-    return transport(input, { ...rest, signal: callSignal ?? init?.signal ?? null });
+function besideSdk(transport: typeof fetch): typeof fetch {
+  return async (input, init) => {
+    const { callSignal, onHeaders, ...rest }: RequestInit & CallOptions = init ?? {};
+    const answer = await transport(input, { ...rest, signal: callSignal ?? init?.signal ?? null });
+    onHeaders?.(answer.headers);
+    return answer;
   };
 }
 
@@ -183,7 +191,7 @@ class OpenAiModelClient implements ModelClient {
       maxRetries: 0,
       // Ours fires first and covers the body as well; the SDK insists on having one.
       timeout: options.timeoutMs + 60_000,
-      fetch: withCallSignal(options.fetch ?? providerFetch),
+      fetch: besideSdk(options.fetch ?? providerFetch),
     });
   }
 
@@ -201,9 +209,12 @@ class OpenAiModelClient implements ModelClient {
     try {
       if (signal.aborted) throw new APIUserAbortError();
       const started = performance.now();
-      const body = await this.#send(request, call.signal);
+      let limits: ProviderLimits | null = null;
+      const body = await this.#send(request, call.signal, (headers) => {
+        limits = providerLimits(headers, Date.now());
+      });
       const latencyMs = Math.round(performance.now() - started);
-      return readChatAnswer(body, { request, latencyMs, apiKey: this.#apiKey });
+      return readChatAnswer(body, { request, latencyMs, apiKey: this.#apiKey, limits });
     } catch (error) {
       if (error instanceof ProviderError) throw error;
       throw errorFromThrown(error, {
@@ -217,7 +228,11 @@ class OpenAiModelClient implements ModelClient {
     }
   }
 
-  async #send(request: ModelRequest, signal: AbortSignal): Promise<unknown> {
+  async #send(
+    request: ModelRequest,
+    signal: AbortSignal,
+    onHeaders: (headers: Headers) => void,
+  ): Promise<unknown> {
     for (let tries = 0; ; tries++) {
       const headers = {
         'idempotency-key': tries ? `${request.idempotencyKey}-${tries}` : request.idempotencyKey,
@@ -225,7 +240,7 @@ class OpenAiModelClient implements ModelClient {
       try {
         return await this.#sdk.chat.completions.create(this.#body(request), {
           headers,
-          fetchOptions: { callSignal: signal } as object,
+          fetchOptions: { callSignal: signal, onHeaders } satisfies CallOptions as object,
         });
       } catch (error) {
         // A refused parameter is a 400: nothing was computed or paid, so asking again here doubles nothing.

@@ -2,12 +2,14 @@ import { createHash } from 'node:crypto';
 import { ProviderError } from './errors.ts';
 import type { FinishReason, ModelAnswer, ModelRequest, ModelToolCall, ModelUsage } from './models.ts';
 import { errorFromFault, readFault } from './openai-errors.ts';
+import type { ProviderLimits } from './rate-limit-headers.ts';
 
 export interface AnswerContext {
   request: ModelRequest;
   /** Milliseconds. */
   latencyMs: number;
   apiKey: string;
+  limits?: ProviderLimits | null;
 }
 
 /**
@@ -41,6 +43,7 @@ export function readChatAnswer(body: unknown, context: AnswerContext): ModelAnsw
     model: typeof body.model === 'string' && body.model !== '' ? body.model : context.request.model,
     responseId: typeof body.id === 'string' && body.id !== '' ? body.id : null,
     latencyMs: context.latencyMs,
+    limits: context.limits ?? null,
   };
 }
 

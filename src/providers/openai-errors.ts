@@ -1,6 +1,7 @@
 import { APIConnectionError, APIConnectionTimeoutError, APIError } from 'openai';
 import { ProviderError, type ProviderErrorCode, type ProviderErrorKind } from './errors.ts';
 import { maskSecret } from './mask.ts';
+import { providerLimits } from './rate-limit-headers.ts';
 import { retryAfterMs } from './retry-after.ts';
 
 /** An HTTP error with its whole body, whatever its shape; never leaves the provider, for the body may echo the key. */
@@ -134,7 +135,8 @@ export function errorFromFault(
     code === 'invalid_api_key'
       ? `The provider refused the API key (HTTP ${status}).`
       : `The provider answered HTTP ${status}${said ? `: ${said}` : '.'}`;
-  return new ProviderError({ kind, code, message, status, retryAfterMs: wait });
+  const limits = headers && providerLimits(headers, Date.now());
+  return new ProviderError({ kind, code, message, status, retryAfterMs: wait, limits });
 }
 
 /** How a call ended besides what was thrown. */

@@ -41,7 +41,8 @@ function bounded(ms: number): number {
 
 const UNIT_MS: Record<string, number> = { ms: 1, s: 1000, m: 60_000, h: 3600_000, d: 24 * 3600_000 };
 
-function parseDuration(text: string): number | null {
+/** Milliseconds of a duration such as `6m0s` or `20ms`; null when the text is none. */
+export function parseDuration(text: string): number | null {
   if (!/^(\d+(\.\d+)?(ms|s|m|h|d))+$/.test(text)) return null;
   let total = 0;
   for (const [, amount, unit] of text.matchAll(/(\d+(?:\.\d+)?)(ms|[smhd])/g)) {

@@ -12,7 +12,8 @@
  * - **draining**: nothing is fetched; running handlers are waited for, then told to stop and handed back.
  *
  * The buffer holds claimed jobs that have no slot yet, so that a slot never waits for a fetch. It is as
- * large as what the handlers finish in BUFFER_MS, and empty where jobs are long: a claimed job must not wait.
+ * large as what the handlers finish in BUFFER_MS, and empty where jobs are long: a claimed job must not wait. When no
+ * handler comes back for BUFFER_PATIENCE_MS, what they took before says nothing, and the buffer is handed back.
  */
 import type { PgBoss } from 'pg-boss';
 import type { Logger } from 'pino';
@@ -28,6 +29,9 @@ import { JobAborted, PermanentError } from './errors.ts';
 import type { Job } from './job.ts';
 import { type FetchedJob, type Outcome, type Settlement, settle } from './settlement.ts';
 
+/** Finished jobs are about to be settled, or were. */
+export type ConsumerSignal = 'settle_sent' | 'settle_answered';
+
 export type ConsumerOptions = {
   readonly job: Job;
   readonly config: QueueConfig;
@@ -39,9 +43,12 @@ export type ConsumerOptions = {
   readonly workerId: string;
   /** Longest wait between fetches in milliseconds; the guarantee behind notifications. */
   readonly pollMs?: number;
+  /** For tests. */
+  readonly signal?: (at: ConsumerSignal) => void;
 };
 
 const BUFFER_MS = 25;
+const BUFFER_PATIENCE_MS = 250;
 const SETTLE_MS = 25;
 const POLL_MS = 1_000;
 /** After falling asleep: long enough for a transaction that was under way to commit. */
@@ -69,6 +76,9 @@ export class Consumer {
   #heartbeat: Timer | null = null;
   /** Moving average of a handler's duration in ms; null until one has finished. */
   #averageMs: number | null = null;
+  /** When a handler finished last. */
+  #finishedAt = 0;
+  #stranded: Timer | null = null;
   #stop = new AbortController();
   #idle: (() => void)[] = [];
 
@@ -87,13 +97,19 @@ export class Consumer {
     };
     this.#settler = new Batcher(
       async (batch) => {
-        const outcomes = await retryTransient(() => settle(context, batch), {
+        const send = (): Promise<JobRun['outcome'][]> => {
+          const answer = settle(context, batch);
+          options.signal?.('settle_sent');
+          return answer;
+        };
+        const outcomes = await retryTransient(send, {
           clock,
           onRetry: (error) => {
             metrics.databaseErrors.inc('settle');
             log.warn({ event: 'settle_retry', err: error }, 'could not settle jobs, trying again');
           },
         });
+        options.signal?.('settle_answered');
         metrics.consumer.settledBatch(this.queue, batch.length);
         return outcomes;
       },
@@ -120,7 +136,7 @@ export class Consumer {
     this.#pump();
   }
 
-  /** An operator's pause: nothing more is fetched; what runs goes on. */
+  /** An operator's pause: nothing more is fetched or begun; what runs goes on. */
   setPaused(paused: boolean): void {
     const changed = this.#paused !== paused;
     this.#paused = paused;
@@ -128,6 +144,7 @@ export class Consumer {
     const { log } = this.#options;
     if (paused) {
       log.info({ event: 'queue_paused', queue: this.queue }, 'an operator paused the queue');
+      this.#handBackBuffer();
       return;
     }
     log.info({ event: 'queue_resumed', queue: this.queue }, 'an operator let the queue go on');
@@ -152,7 +169,8 @@ export class Consumer {
       for (const { controller } of this.#running.values()) controller.abort(new JobAborted('drain'));
     });
     await this.#fetching;
-    for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, 0);
+    this.#stranded?.cancel();
+    this.#handBackBuffer();
     await wakeUp(this.#options.db, this.queue, this.#options.workerId).catch(() => {
       // A row too many costs an insert a notification; the reconciler sweeps it up.
     });
@@ -195,9 +213,28 @@ export class Consumer {
   }
 
   #bufferTarget(): number {
-    if (this.#averageMs === null || this.#averageMs > SHORT_JOB_MS) return 0;
+    if (this.#averageMs === null || this.#averageMs > SHORT_JOB_MS || this.#isStuck()) return 0;
     const { concurrency } = this.#options.config;
     return Math.min(concurrency, Math.ceil((BUFFER_MS * concurrency) / Math.max(this.#averageMs, 1)));
+  }
+
+  #isStuck(): boolean {
+    return this.#options.clock.elapsed() - this.#finishedAt > BUFFER_PATIENCE_MS;
+  }
+
+  /** Hands the buffer back when no handler makes room for it: another process may have a slot. */
+  #watchBuffer(): void {
+    if (this.#stranded) return;
+    this.#stranded = this.#options.clock.after(BUFFER_PATIENCE_MS, () => {
+      this.#stranded = null;
+      if (this.#isStuck()) this.#handBackBuffer();
+      else if (this.#buffer.length > 0) this.#watchBuffer();
+    });
+  }
+
+  #handBackBuffer(): void {
+    for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, 0);
+    this.#options.metrics.consumer.buffered(this.queue, 0);
   }
 
   async #fetch(wanted: number): Promise<void> {
@@ -270,15 +307,14 @@ export class Consumer {
   #accept(jobs: readonly FetchedJob[]): void {
     const { metrics } = this.#options;
     metrics.consumer.fetched(this.queue, jobs.length);
+    const mayBegin = this.#mode !== 'draining' && !this.#paused;
     for (const job of jobs) {
-      if (this.#mode !== 'draining' && this.#running.size < this.#options.config.concurrency)
-        this.#begin(job);
+      if (mayBegin && this.#running.size < this.#options.config.concurrency) this.#begin(job);
       else this.#buffer.push(job);
     }
     metrics.consumer.buffered(this.queue, this.#buffer.length);
-    if (this.#mode === 'draining') {
-      for (const job of this.#buffer.splice(0)) this.#settleLater(job, handBack, 0);
-    }
+    if (!mayBegin) this.#handBackBuffer();
+    else if (this.#buffer.length > 0) this.#watchBuffer();
   }
 
   #begin(job: FetchedJob): void {
@@ -291,6 +327,7 @@ export class Consumer {
     void this.#handle(job, controller.signal).then((outcome) => {
       const duration = performance.now() - started;
       this.#averageMs = this.#averageMs === null ? duration : this.#averageMs * 0.95 + duration * 0.05;
+      this.#finishedAt = this.#options.clock.elapsed();
       this.#running.delete(job.id);
       metrics.jobs.running(this.queue, this.#running.size);
       this.#settleLater(job, outcome, duration);

@@ -8,11 +8,12 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock, Timer } from '../clock.ts';
 
-/** Channels and what they carry: a queue's name, a run's id, nothing. */
+/** Channels and what they carry: a queue's name, a run's id, nothing, the name of a queue that was paused or resumed. */
 export const CHANNELS = {
   wake: 'agentd_wake',
   cancel: 'agentd_cancel',
   schedule: 'agentd_schedule',
+  control: 'agentd_control',
 } as const;
 
 export type ListenerOptions = {

@@ -5,7 +5,9 @@
  */
 
 import type { Database } from '../db/database.ts';
+import { type DatabaseTime, databaseNow } from '../db/database-time.ts';
 import { admitArrivals, wakeQueue } from '../db/jobs.ts';
+import { sweepRateLimits } from '../db/rate-limits.ts';
 import {
   admitWaitingRuns,
   dropStaleJobs,
@@ -13,48 +15,85 @@ import {
   ensurePartitions,
   failRunsWithDeadJob,
   requeueLapsedRuns,
+  sweepBudgets,
   sweepWorkers,
   wakeDueRuns,
 } from '../db/reconcile.ts';
+import { LONGEST_DELAY_MS } from '../db/retry.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
 const REST_EVERY = 5;
+/** So long a pass looks through the waiting rooms; the next one goes on where it ended. */
+const WAITING_ROOMS_MS = 250;
 /** Partitions are made twelve months ahead: once in a while is enough. */
 const PARTITIONS_MS = 6 * 3_600_000;
 
 export type ReconcilerDeps = ServiceDeps & { readonly db: Database };
 
+/** `leaseMs`: how long a claim of a run holds without a renewal. */
+export type ReconcilerServiceDeps = ReconcilerDeps & {
+  readonly time: DatabaseTime;
+  readonly leaseMs: number;
+};
+
 /** The reconciler as a service. */
-export function reconciler(deps: ReconcilerDeps): Service {
+export function reconciler(deps: ReconcilerServiceDeps): Service {
   let pass = 0;
   let partitionsAt = Number.NEGATIVE_INFINITY;
+  const place: Place = { after: null };
   return periodic('reconciler', deps, async () => {
     if ((await admitArrivals(deps.db)) > 0) await wakeQueue(deps.db, 'task-run');
-    await reconcileLeases(deps);
+    await deps.time.read(() => databaseNow(deps.db));
+    // Workers that live renew within a third of a lease, and write what they have as soon as they try again; until
+    // then what looks lapsed may only be late.
+    const patience = Math.max(deps.leaseMs / 2, LONGEST_DELAY_MS + 500);
+    await reconcileLeases(deps, deps.time.steadyMs() >= patience);
     if (deps.clock.elapsed() - partitionsAt > PARTITIONS_MS) {
       report(deps, 'partition', await ensurePartitions(deps.db));
       partitionsAt = deps.clock.elapsed();
     }
-    if (pass++ % REST_EVERY === 0) await reconcileRest(deps);
+    if (pass++ % REST_EVERY === 0) await reconcileRest(deps, place);
     return LEASES_MS * (0.9 + Math.random() * 0.2);
   });
 }
 
-/** Gives back the runs of workers that have lost them, and queues the waiting ones that are due. */
-export async function reconcileLeases(deps: ReconcilerDeps): Promise<void> {
-  report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db));
+/**
+ * Gives back the runs of workers that have lost them, and queues the waiting ones that are due.
+ *
+ * @param believes whether a lease that looks lapsed is: not right after the database was away or its clock was set
+ */
+export async function reconcileLeases(deps: ReconcilerDeps, believes = true): Promise<void> {
+  if (believes) report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db));
   const woken = await wakeDueRuns(deps.db);
   if (woken > 0) deps.log.debug({ event: 'runs_woken', runs: woken }, 'waiting runs are due');
 }
 
-/** Makes missing jobs, admits stranded runs, forgets dead workers. */
-export async function reconcileRest(deps: ReconcilerDeps): Promise<void> {
+/** How far the look through the waiting rooms has come: the last workspace; null: it begins anew. */
+type Place = { after: string | null };
+
+/** Makes missing jobs, admits stranded runs, forgets dead workers. Looks into waiting rooms from `place` on, and moves it. */
+export async function reconcileRest(deps: ReconcilerDeps, place: Place = { after: null }): Promise<void> {
   report(deps, 'stale_job', await dropStaleJobs(deps.db));
   report(deps, 'dead_job', await failRunsWithDeadJob(deps.db));
   report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
-  report(deps, 'waiting_room', await admitWaitingRuns(deps.db));
+  report(deps, 'waiting_room', await lookThroughWaitingRooms(deps, place));
+  report(deps, 'budget', await sweepBudgets(deps.db));
   report(deps, 'dead_worker', await sweepWorkers(deps.db));
+  await sweepRateLimits(deps.db);
+}
+
+/** Every workspace has its turn, however many there are and however long it takes. Returns how many runs came in. */
+async function lookThroughWaitingRooms(deps: ReconcilerDeps, place: Place): Promise<number> {
+  const until = deps.clock.elapsed() + WAITING_ROOMS_MS;
+  let admitted = 0;
+  do {
+    const look = await admitWaitingRuns(deps.db, place.after);
+    admitted += look.admitted;
+    place.after = look.last;
+  } while (place.after !== null && deps.clock.elapsed() < until);
+  if (admitted > 0) await wakeQueue(deps.db, 'task-run');
+  return admitted;
 }
 
 function report(deps: ReconcilerDeps, what: string, repaired: number): void {

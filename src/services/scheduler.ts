@@ -25,7 +25,14 @@ const LONGEST_SLEEP_MS = 30_000;
 /** Embedded, no notification tells of a new or edited task. */
 const LONGEST_SLEEP_EMBEDDED_MS = 250;
 
-export type SchedulerDeps = ServiceDeps & { readonly db: Database };
+/** The transaction with an occurrence's run and its task's next time is about to be committed, or was. */
+export type SchedulerSignal = 'schedule_written' | 'schedule_committed';
+
+export type SchedulerDeps = ServiceDeps & {
+  readonly db: Database;
+  /** For tests. */
+  readonly signal?: (at: SchedulerSignal) => void;
+};
 
 /** The scheduler as a service; wake it when a task is new or edited. */
 export function scheduler(deps: SchedulerDeps): Service {
@@ -94,9 +101,11 @@ async function advanceBatch(
       planned.flatMap((p) => p.occurrences),
       planned.map((p) => p.advance),
     );
+    deps.signal?.('schedule_written');
     return { tasks, planned };
   });
   if (!outcome) return 0;
+  deps.signal?.('schedule_committed');
   report(deps, outcome.tasks, outcome.planned);
   return outcome.tasks.length;
 }

@@ -49,9 +49,17 @@ export type Metrics = {
       completionTokens: number,
       costMicros: number,
     ): void;
+    /** A run went on with its agent's next model, because of what this one answered. */
+    fellBack(provider: string, outcome: string): void;
+  };
+  readonly rateLimits: {
+    /** A call waits for its turn: `held` in its slot, or `released`, the run without one. */
+    waited(provider: string, how: 'held' | 'released', seconds: number): void;
   };
   readonly toolCalls: { finished(tool: string, outcome: string, seconds: number): void };
   readonly databaseErrors: { inc(where: string): void };
+  /** Spans of OpenTelemetry traces: `sent` or `dropped`. */
+  readonly traces: { spans(outcome: string, count: number): void };
   /** Read from the database at each scrape; written by the probes. */
   readonly queues: QueueGauges;
   /** Read from the process at each scrape; written by the probes. */
@@ -147,12 +155,31 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
   const completionTokens = counter('agentd_model_completion_tokens_total', 'Tokens received.', modelLabels);
   const cost = counter('agentd_model_cost_micros_total', 'Cost in millionths of the currency.', modelLabels);
 
+  const fallbacks = counter(
+    'agentd_model_fallbacks_total',
+    'Models that runs gave up on for the next of their agent, by what they answered.',
+    ['provider', 'outcome'],
+  );
+  const limitWaits = counter(
+    'agentd_rate_limit_waits_total',
+    'Model calls that waited for their turn under a rate limit.',
+    ['provider', 'how'],
+  );
+  const limitSeconds = histogram(
+    'agentd_rate_limit_wait_seconds',
+    'How long they waited, or were told to.',
+    ['provider'],
+    SHORT,
+  );
+
   const toolCalls = counter('agentd_tool_calls_total', 'Tool calls ended.', ['tool', 'outcome']);
   const toolSeconds = histogram('agentd_tool_call_duration_seconds', 'Time of a tool call.', ['tool'], SHORT);
 
   const databaseErrors = counter('agentd_database_errors_total', 'Errors of the database, by place.', [
     'where',
   ]);
+
+  const spans = counter('agentd_trace_spans_total', 'Spans of traces, by what became of them.', ['outcome']);
 
   return {
     registry,
@@ -200,6 +227,15 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
         completionTokens.inc(labels, amount(completion));
         cost.inc(labels, amount(costMicros));
       },
+      fellBack: (provider, outcome) =>
+        fallbacks.inc({ provider: providerLabel(provider), outcome: outcomeLabel(outcome) }),
+    },
+    rateLimits: {
+      waited(rawProvider, how, seconds) {
+        const provider = providerLabel(rawProvider);
+        limitWaits.inc({ provider, how });
+        limitSeconds.observe({ provider }, amount(seconds));
+      },
     },
     toolCalls: {
       finished(rawTool, rawOutcome, seconds) {
@@ -210,6 +246,7 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
       },
     },
     databaseErrors: { inc: (where) => databaseErrors.inc({ where: whereLabel(where) }) },
+    traces: { spans: (outcome, count) => spans.inc({ outcome }, amount(count)) },
     queues: queueGauges(registry),
     process: processGauges(registry),
   };

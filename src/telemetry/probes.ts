@@ -8,7 +8,7 @@ import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Database } from '../db/database.ts';
-import { appliedMigrations, queueHealth } from '../db/operations.ts';
+import { appliedMigrations, queueHealth, scheduleOverdue } from '../db/operations.ts';
 import { type DatabaseWatch, watchDatabase } from './database-watch.ts';
 import type { Logger } from './logger.ts';
 import type { Metrics } from './metrics.ts';
@@ -148,14 +148,19 @@ function scrapeOf(
   eventLoop: () => { mean: number; p99: number; max: number },
 ): () => Promise<string> {
   const { metrics, logger } = options;
-  const depths = watch.question(DEPTHS_KEPT_MS, queueHealth);
+  const depths = watch.question(DEPTHS_KEPT_MS, async (tx) => ({
+    queues: await queueHealth(tx),
+    overdue: await scheduleOverdue(tx),
+  }));
   let complained = false;
   return async () => {
     const answer = await depths();
     // A database without agentd's tables answers too: it is up, and has no depths to tell.
     metrics.queues.databaseUp(answer.ok || isSqlError(answer.error));
-    if (answer.ok) metrics.queues.set(answer.value);
-    else {
+    if (answer.ok) {
+      metrics.queues.set(answer.value.queues);
+      metrics.queues.scheduleOverdue(answer.value.overdue);
+    } else {
       metrics.queues.clear();
       metrics.databaseErrors.inc('probes');
       if (!complained)

@@ -5,6 +5,8 @@ import type { QueueHealth } from '../db/operations.ts';
 export type QueueGauges = {
   /** Replaces the values of all queues; a queue that is missing now loses its series. */
   set(rows: readonly QueueHealth[]): void;
+  /** Age in seconds of the earliest run that the schedule owes. */
+  scheduleOverdue(seconds: number): void;
   /** The database did not answer: old depths would be lies, so they go. */
   clear(): void;
   databaseUp(up: boolean): void;
@@ -25,9 +27,17 @@ export function queueGauges(registry: Registry): QueueGauges {
   ]);
   const workers = gauge('agentd_queue_workers', 'Processes that work the queue.', ['queue']);
   const paused = gauge('agentd_queue_paused', '1 while the whole queue is paused.', ['queue']);
+  const overdue = gauge(
+    'agentd_schedule_overdue_seconds',
+    'Since when the earliest task that is due has waited for its run; 0 when none is due.',
+    [],
+  );
+  // Without labels it would begin with a value that nobody has read.
+  overdue.remove();
   const byQueue = [jobs, oldest, waitingRoom, workers, paused];
   const clear = (): void => {
     for (const each of byQueue) each.reset();
+    overdue.remove();
   };
   return {
     set(rows) {
@@ -44,6 +54,7 @@ export function queueGauges(registry: Registry): QueueGauges {
         paused.set({ queue }, row.paused ? 1 : 0);
       }
     },
+    scheduleOverdue: (seconds) => overdue.set(seconds),
     clear,
     databaseUp: (value) => up.set(value ? 1 : 0),
   };

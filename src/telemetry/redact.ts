@@ -15,6 +15,9 @@ const SECRET_NAME =
 /** A user's password inside a connection string or another URL. */
 const URL_PASSWORD = /([a-z][a-z0-9+.-]*:\/\/[^\s:/@]*):[^\s/@]+@/gi;
 
+/** A secret among the parameters of a URL, such as `?password=` of a connection string. */
+const URL_PARAMETER = /([?&][\w.-]*(?:key|token|secret|signature|passw(?:or)?d)=)[^&\s"'<>]+/gi;
+
 /** A bearer credential inside a text, such as an error that quotes a request's headers. */
 const BEARER = /\b(Bearer|Basic)\s+[A-Za-z0-9._~+/=-]{8,}/gi;
 
@@ -23,9 +26,9 @@ export function isSecretName(name: string): boolean {
   return SECRET_NAME.test(name.replace(/[-_.\s]/g, '').toLowerCase());
 }
 
-/** A text without the passwords of URLs and without bearer credentials. */
+/** A text without the passwords and secret parameters of URLs and without bearer credentials. */
 export function maskText(text: string): string {
-  return text.replace(URL_PASSWORD, '$1:***@').replace(BEARER, '$1 ***');
+  return text.replace(URL_PASSWORD, '$1:***@').replace(URL_PARAMETER, '$1***').replace(BEARER, '$1 ***');
 }
 
 /**

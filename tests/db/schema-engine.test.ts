@@ -437,6 +437,8 @@ describe('the waiting room', () => {
            select id from public.task_runs where workspace_id = $1 and status = 'queued' and job_id is not null order by created_at limit 1)`,
         [c.workspace],
       );
+      // an application lets nobody in itself: it shows the next one to the daemons
+      await admit();
     }
     const waiting = await value(
       db.pool,
@@ -464,7 +466,9 @@ describe('the waiting room', () => {
     const id = await newRun(await newTask());
     expect(await run(id, 'job_id')).toBeNull();
     await db.pool.query('delete from agentd.queue_controls where workspace_id = $1', [c.workspace]);
-    expect(await admitWaitingRuns(db)).toBeGreaterThanOrEqual(1);
+    // the end of the pause has shown it to the daemons
+    expect(await run(id, 'is_parked')).toBe(false);
+    expect(await admit()).toBe(1);
     expect(await run(id, 'job_id is not null')).toBe(true);
   });
 
@@ -479,6 +483,7 @@ describe('the waiting room', () => {
     await value(db.pool, 'select agentd.admit_runs($1)', [c.workspace]);
     expect(await states()).toEqual([true, false, false]);
     await db.pool.query(`update public.task_runs set status = 'cancelled' where id = $1`, [first]);
+    await admit();
     expect(await states()).toEqual([true, true, false]);
   });
 });
@@ -530,6 +535,8 @@ describe('new runs', () => {
     ).toEqual(ids.slice(-2));
     expect(await admit()).toBe(0);
     await db.pool.query(`update public.task_runs set status = 'cancelled' where id = $1`, [ids[0]]);
+    expect(await run(ids[room] as string, 'is_parked')).toBe(false);
+    expect(await admit()).toBe(1);
     expect(await run(ids[room] as string, 'job_id is not null')).toBe(true);
   });
 });

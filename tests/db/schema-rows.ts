@@ -117,6 +117,7 @@ export async function rowsOf(db: Runner, c: Company): Promise<Map<string, string
 
   const task = await add('agent_tasks', { agent_id: agent, user_id: owner, name: 't' });
   await add('task_steps', { task_id: task, step_order: 1, step_name: 's' });
+  await add('budgets', { workspace_id: workspace, max_turns: 10 });
   await add('agent_task_event_triggers', { task_id: task, trigger_type: 'manual' });
   const run = await add('task_runs', { task_id: task });
   await add('task_step_runs', { workspace_id: workspace, run_id: run, step_order: 1, step_name: 's' });

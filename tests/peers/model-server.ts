@@ -4,6 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { loadModelCatalog } from '../../src/providers/model-catalog.ts';
 import type { ChatMessage, ToolDefinition } from '../../src/providers/models.ts';
 import { chatRequestFault } from './chat-rules.ts';
+import { EnforcedLimits, type RateLimits } from './rate-limits.ts';
 
 export { validateChatRequest } from './chat-rules.ts';
 
@@ -65,6 +66,8 @@ export interface ModelServer {
   readonly requests: RecordedRequest[];
   /** What the server refused by itself (400, 401, 404), never what a script answered: tests assert that it stays empty. */
   readonly rejected: { status: number; message: string }[];
+  /** What it let through and refused under {@link ModelServerOptions.limits}; not among `rejected`. */
+  readonly limits: EnforcedLimits;
   /** Answers all further requests; `index` counts the accepted requests since this call, from 0. */
   respond(handler: ModelHandler): void;
   /** The `count`th request (1 is the first) that fits, whether it has come or will. */
@@ -79,6 +82,10 @@ export interface ModelServerOptions {
   models?: string[];
   /** Refuse longer conversations (a token is taken for four characters), as a small model would. */
   contextTokens?: number;
+  /** Enforced for all keys and models together, before any script is asked; no limits when left out. */
+  limits?: RateLimits;
+  /** Forget requests once they are answered: for measurements of many. */
+  forgets?: boolean;
 }
 
 /**
@@ -90,6 +97,7 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
   const catalog = loadModelCatalog();
   const requests: RecordedRequest[] = [];
   const rejected: ModelServer['rejected'] = [];
+  const limits = new EnforcedLimits(options.limits ?? {});
   const waiting = new Set<() => void>();
   let handler: ModelHandler = ({ userText }) => ({ content: `echo: ${userText}` });
   let answered = 0;
@@ -110,7 +118,7 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
     const text = await readText(incoming);
     if (text === null) return;
     const request = record(incoming, text, finished);
-    requests.push(request);
+    if (!options.forgets) requests.push(request);
     for (const look of waiting) look();
     const refusal = refuse(request, incoming, text);
     if (refusal) {
@@ -118,6 +126,22 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
       sendError(response, refusal.status, refusal);
       return;
     }
+    const tokens = tokensOf(JSON.stringify(request.body.messages));
+    const most = request.body.max_completion_tokens ?? request.body.max_tokens ?? 0;
+    const wait = limits.take(limits.counts === 'used' ? tokens : Math.max(tokens, most));
+    if (wait !== null) {
+      const said = `Rate limit reached for ${request.body.model}. Please try again in ${wait}ms.`;
+      const headers = { 'retry-after-ms': String(wait), 'retry-after': String(Math.ceil(wait / 1000)) };
+      sendError(
+        response,
+        429,
+        { message: said, type: 'requests', code: 'rate_limit_exceeded' },
+        { ...headers, ...limits.headers() },
+      );
+      return;
+    }
+    // as they were when the request was let through
+    const limitHeaders = limits.headers();
     const script = await handler(request, answered++);
     if (script.delay) await script.delay;
     if (script.hang) return;
@@ -125,7 +149,7 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
       incoming.socket.destroy();
       return;
     }
-    answer(response, request, script);
+    answer(response, request, { ...script, headers: { ...limitHeaders, ...script.headers } });
   }
 
   function refuse(request: RecordedRequest, incoming: IncomingMessage, text: string): Refusal | null {
@@ -195,6 +219,7 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
       choices: [{ index: 0, message, logprobs: null, finish_reason }],
       ...usageOf(script, request, JSON.stringify(message)),
     };
+    if (limits.counts === 'used') limits.takeTokens(completion.usage?.completion_tokens ?? 0);
     response.writeHead(status, {
       'content-type': 'application/json',
       'x-request-id': completion.id,
@@ -211,6 +236,7 @@ export async function startModelServer(options: ModelServerOptions = {}): Promis
     apiKey: keys[0] ?? '',
     requests,
     rejected,
+    limits,
     respond(next) {
       handler = next;
       answered = 0;
@@ -290,7 +316,11 @@ function lastUserText(body: ChatBody | null): string {
   return last.content.map((part) => (part.type === 'text' ? part.text : '')).join('');
 }
 
-function usageOf(script: Scripted, request: RecordedRequest, answer: string): { usage?: object } {
+function usageOf(
+  script: Scripted,
+  request: RecordedRequest,
+  answer: string,
+): { usage?: { completion_tokens: number } } {
   if (script.usage === null) return {};
   const promptTokens = script.usage?.promptTokens ?? tokensOf(JSON.stringify(request.body.messages));
   const completionTokens = script.usage?.completionTokens ?? tokensOf(answer);

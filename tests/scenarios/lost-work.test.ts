@@ -90,6 +90,7 @@ describe('what was lost on the way is found', () => {
 describe('a run that keeps killing its worker', () => {
   test('is given up with a reason after a bounded number of claims', async () => {
     const id = await startRun(db, await makeTask(db, platform));
+    await admitArrivals(db);
     let claims = 0;
     for (; claims < 8; claims++) {
       const [claimed] = await claimRuns(db, [id], `worker ${claims}`, 15);

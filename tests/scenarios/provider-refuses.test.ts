@@ -62,7 +62,9 @@ describe('a long rate limit', () => {
     expect(waiting.wake_at).not.toBeNull();
 
     // The daemon has one slot: this run can only complete if the waiting one does not hold it.
-    const second = await startTask(database, owner, 'second');
+    // Of another model, which is not limited.
+    const agentId = await makeAgent(database, owner, { model: 'gpt-4o' });
+    const second = await startTask(database, { ...owner, agentId }, 'second');
     const { status, finished_at } = await waitForRun(database, second);
     expect(status).toBe('completed');
     expect(finished_at?.getTime()).toBeLessThan(waiting.wake_at?.getTime() ?? 0);

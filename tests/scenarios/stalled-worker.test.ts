@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { admitArrivals } from '../../src/db/jobs.ts';
 import { claimRuns, renewLeases, writeCheckpoints } from '../../src/db/runs.ts';
 import { RunJournal, RunLost } from '../../src/pipelines/agent/journal.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
@@ -37,6 +38,7 @@ afterEach(async () => {
 describe('a stalled worker whose run was taken over', () => {
   test('writes nothing, whatever it tries, and hears that the run is lost', async () => {
     const id = await startTask(db, platform, 'x', { target_channel_id: channel });
+    await admitArrivals(db);
     const [claimed] = await claimRuns(db, [id], 'stalled', 15);
     if (!claimed || 'refused' in claimed) throw new Error('The run was not claimed.');
     await loseLease(db, id);
@@ -75,6 +77,7 @@ describe('a stalled worker whose run was taken over', () => {
 
   test('writes nothing while its successor has not written anything either: the epoch alone tells them apart', async () => {
     const id = await startTask(db, platform, 'x');
+    await admitArrivals(db);
     const [older] = await claimRuns(db, [id], 'stalled', 15);
     await loseLease(db, id);
     const [newer] = await claimRuns(db, [id], 'successor', 15);
@@ -98,6 +101,7 @@ describe('a stalled worker whose run was taken over', () => {
 
   test('a checkpoint whose answer was lost counts once when it is sent again', async () => {
     const id = await startTask(db, platform, 'x');
+    await admitArrivals(db);
     const [claimed] = await claimRuns(db, [id], 'worker', 15);
     if (!claimed || 'refused' in claimed) throw new Error('Not claimed.');
     const answers: unknown[] = [];
@@ -132,6 +136,7 @@ describe('a stalled worker whose run was taken over', () => {
 
   test('writes nothing between the lapse of its lease and the next claim either', async () => {
     const id = await startTask(db, platform, 'x');
+    await admitArrivals(db);
     const [claimed] = await claimRuns(db, [id], 'stalled', 15);
     if (!claimed || 'refused' in claimed) throw new Error('The run was not claimed.');
     await loseLease(db, id);

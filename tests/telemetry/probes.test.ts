@@ -46,6 +46,7 @@ test('a worker with its database is alive and ready, and exports the depths of i
   expect(status).toBe(200);
   expect(text).toContain('agentd_database_up 1');
   expect(text).toContain('agentd_queue_jobs{queue="task-run",state="ready"} 0');
+  expect(text).toContain('agentd_schedule_overdue_seconds 0');
   expect(text).toMatch(/agentd_event_loop_delay_seconds\{stat="p99"\} \d/);
   expect(text).toContain('agentd_build_info{version="1.2.3"');
 });
@@ -81,6 +82,7 @@ test('a database that refuses connections: alive, not ready, and /metrics answer
   expect(status).toBe(200);
   expect(text).toContain('agentd_database_up 0');
   expect(text).not.toContain('agentd_queue_jobs{');
+  expect(text).not.toMatch(/^agentd_schedule_overdue_seconds/m);
   expect(text).toContain('agentd_database_errors_total{where="probes"} 1');
 });
 

@@ -13,6 +13,164 @@
  */
 import { type Kysely, sql } from 'kysely';
 
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const PREPARE_RUN = `
+    create or replace function agentd.prepare_run() returns trigger
+    language plpgsql security definer set search_path = ''
+    as $$
+    declare
+      v_task  record;
+    begin
+      -- one statement for all that is read: an insert of a run is waited for by an application
+      select t.workspace_id, t.agent_id, t.user_id, t.overlap_policy, a.status as agent_status, a.is_active as agent_active,
+             jsonb_build_object(
+               'task_name', t.name,
+               'instructions', t.instructions,
+               'selected_tools', t.selected_tools,
+               'timeout_seconds', t.timeout_seconds,
+               'max_retries', t.max_retries,
+               'target_conversation_id', t.target_conversation_id,
+               'target_channel_id', t.target_channel_id) as settings,
+             coalesce((
+               select jsonb_agg(jsonb_build_object(
+                        'id', s.id,
+                        -- by position, so that gaps in the numbering do not matter to a run
+                        'order', s.position,
+                        'name', s.step_name,
+                        'instructions', s.instructions,
+                        'include_previous_context', s.include_previous_context,
+                        'max_retries', s.max_retries,
+                        'timeout_seconds', s.timeout_seconds))
+                 from (select i.*, row_number() over (order by i.step_order) as position
+                         from public.task_steps i where i.task_id = t.id) s
+             ), jsonb_build_array(jsonb_build_object(
+                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps
+        into v_task
+        from public.agent_tasks t
+        join public.agents a on a.id = t.agent_id
+       where t.id = new.task_id;
+      if not found then
+        raise exception using
+          errcode = 'foreign_key_violation',
+          message = format('task %s does not exist', coalesce(new.task_id::text, 'null')),
+          hint = 'Insert the task into agent_tasks first and give its id as task_id.';
+      end if;
+
+      new.workspace_id := coalesce(new.workspace_id, v_task.workspace_id);
+      new.agent_id := coalesce(new.agent_id, v_task.agent_id);
+      new.user_id := coalesce(new.user_id, v_task.user_id);
+      new.is_serial := new.is_serial or (v_task.overlap_policy = 'queue' and new.trigger in ('schedule', 'catch_up'));
+
+      -- a run that is only recorded as skipped executes nothing
+      new.steps := case when new.status = 'skipped' then '[]' else coalesce(new.steps, v_task.steps) end;
+      new.settings := case when new.status = 'skipped' then '{}' else coalesce(new.settings, v_task.settings) end;
+      if octet_length(new.steps::text) + octet_length(new.settings::text) > 1000000 then
+        new.status := 'failed';
+        new.reason_code := 'task_too_large';
+        new.reason := 'The instructions of the task and its steps are more than a megabyte. Shorten them, or keep the text as knowledge.';
+        new.steps := '[]';
+        new.settings := '{}';
+        new.finished_at := agentd.now();
+      end if;
+
+      if new.status = 'queued' and new.trigger in ('schedule', 'catch_up', 'event')
+         and not (v_task.agent_status = 'live' and v_task.agent_active) then
+        new.status := 'skipped';
+        new.reason_code := case when v_task.agent_active then 'agent_draft' else 'agent_inactive' end;
+        new.reason := case when v_task.agent_active
+          then 'The agent is a draft. Set its status to live to let its schedule run.'
+          else 'The agent is not active. Set is_active to let its schedule run.' end;
+        new.finished_at := agentd.now();
+      end if;
+
+      -- While a daemon sleeps, the run gets its job here and now, and the daemon is woken: latency is what counts.
+      -- While all are awake the row itself is the request: they admit new rows in batches, which costs an
+      -- application's insert nothing (a job in pg-boss was half of it).
+      if new.status = 'queued' and new.job_id is null
+         and exists (select 1 from agentd.sleepers s where s.queue = 'task-run')
+         and agentd.workspace_room(new.workspace_id) > 0
+         and not (new.is_serial and exists (
+           select 1 from public.task_runs r
+            where r.task_id = new.task_id and r.status in ('queued', 'running', 'waiting'))) then
+        new.job_id := agentd.enqueue('task-run', jsonb_build_object('run_id', new.id), new.id::text, new.workspace_id, new.wake_at);
+      end if;
+      return new;
+    end
+    $$;`;
+
+/** As above. */
+export const CLOSE_RUN = `
+    create or replace function agentd.close_run() returns trigger
+    language plpgsql security definer set search_path = ''
+    as $$
+    begin
+      update public.llm_calls
+         set status = 'failed', error_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
+       where run_id = new.id and status in ('started', 'waiting');
+      update public.tool_calls
+         set status = case when status = 'started' and effect = 'write' then 'unknown' else 'failed' end::public.call_status,
+             error_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
+       where run_id = new.id and status in ('started', 'waiting');
+      update public.task_step_runs
+         set status = 'failed', reason_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
+       where run_id = new.id and status in ('pending', 'running');
+      perform pg_notify('agentd_cancel', new.id::text);
+      perform agentd.notify_run(new.id, new.workspace_id, new.task_id, new.status, new.reason_code);
+      perform agentd.drop_job('task-run', new.job_id);
+      perform agentd.admit_runs(new.workspace_id);
+      return null;
+    end
+    $$;`;
+
+/** As above. */
+export const CANCEL_RUN = `
+    create or replace function agentd.cancel_run(p_run_id uuid) returns boolean
+    language plpgsql security definer set search_path = ''
+    as $$
+    declare
+      v_workspace uuid;
+    begin
+      select workspace_id into v_workspace from public.task_runs where id = p_run_id;
+      if v_workspace is null or not agentd.may_manage(v_workspace) then
+        raise exception using
+          errcode = 'insufficient_privilege',
+          message = format('run %s does not exist, or you are not a manager of its workspace', p_run_id);
+      end if;
+      update public.task_runs
+         set status = 'cancelled', reason_code = 'cancelled', reason = 'The run was cancelled by a person.'
+       where id = p_run_id and status in ('queued', 'running', 'waiting');
+      if found then
+        insert into agentd.audit_log (actor, action, object_type, object_id, workspace_id)
+        values (public.current_user_id(), 'cancel', 'run', p_run_id, v_workspace);
+        return true;
+      end if;
+      return false;
+    end
+    $$;`;
+
+/** As above. */
+export const RESET_NEXT_RUN = `
+    create or replace function agentd.reset_next_run() returns trigger
+    language plpgsql set search_path = ''
+    as $$
+    begin
+      if new.next_run_at is not distinct from old.next_run_at
+         and (new.cron_expression is distinct from old.cron_expression
+              or new.timezone is distinct from old.timezone
+              or new.start_date is distinct from old.start_date
+              or new.end_date is distinct from old.end_date
+              or (new.status = 'active' and old.status <> 'active'))
+         and new.cron_expression is not null then
+        new.next_run_at := null;
+      end if;
+      if new.status = 'active' and old.status <> 'active' then
+        new.reason_code := null;
+        new.reason := null;
+      end if;
+      return new;
+    end
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table public.agent_tasks (
@@ -311,26 +469,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- An edited schedule, or a resumed task, starts from now: null is what the scheduler computes anew.
     -- An application that sets next_run_at in the same statement is taken at its word.
-    create function agentd.reset_next_run() returns trigger
-    language plpgsql set search_path = ''
-    as $$
-    begin
-      if new.next_run_at is not distinct from old.next_run_at
-         and (new.cron_expression is distinct from old.cron_expression
-              or new.timezone is distinct from old.timezone
-              or new.start_date is distinct from old.start_date
-              or new.end_date is distinct from old.end_date
-              or (new.status = 'active' and old.status <> 'active'))
-         and new.cron_expression is not null then
-        new.next_run_at := null;
-      end if;
-      if new.status = 'active' and old.status <> 'active' then
-        new.reason_code := null;
-        new.reason := null;
-      end if;
-      return new;
-    end
-    $$;
+    ${sql.raw(RESET_NEXT_RUN)}
     create trigger reset_next_run before update on public.agent_tasks
       for each row execute function agentd.reset_next_run();
 
@@ -414,88 +553,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Everything that an insert of a run leaves out comes from its task. The steps are copied here.
     -- Runs of an agent that is a draft or inactive are recorded as skipped unless a person asked for them.
-    create function agentd.prepare_run() returns trigger
-    language plpgsql security definer set search_path = ''
-    as $$
-    declare
-      v_task  record;
-    begin
-      -- one statement for all that is read: an insert of a run is waited for by an application
-      select t.workspace_id, t.agent_id, t.user_id, t.overlap_policy, a.status as agent_status, a.is_active as agent_active,
-             jsonb_build_object(
-               'task_name', t.name,
-               'instructions', t.instructions,
-               'selected_tools', t.selected_tools,
-               'timeout_seconds', t.timeout_seconds,
-               'max_retries', t.max_retries,
-               'target_conversation_id', t.target_conversation_id,
-               'target_channel_id', t.target_channel_id) as settings,
-             coalesce((
-               select jsonb_agg(jsonb_build_object(
-                        'id', s.id,
-                        -- by position, so that gaps in the numbering do not matter to a run
-                        'order', s.position,
-                        'name', s.step_name,
-                        'instructions', s.instructions,
-                        'include_previous_context', s.include_previous_context,
-                        'max_retries', s.max_retries,
-                        'timeout_seconds', s.timeout_seconds))
-                 from (select i.*, row_number() over (order by i.step_order) as position
-                         from public.task_steps i where i.task_id = t.id) s
-             ), jsonb_build_array(jsonb_build_object(
-                  'id', null, 'order', 1, 'name', t.name, 'instructions', '', 'include_previous_context', false))) as steps
-        into v_task
-        from public.agent_tasks t
-        join public.agents a on a.id = t.agent_id
-       where t.id = new.task_id;
-      if not found then
-        raise exception using
-          errcode = 'foreign_key_violation',
-          message = format('task %s does not exist', coalesce(new.task_id::text, 'null')),
-          hint = 'Insert the task into agent_tasks first and give its id as task_id.';
-      end if;
-
-      new.workspace_id := coalesce(new.workspace_id, v_task.workspace_id);
-      new.agent_id := coalesce(new.agent_id, v_task.agent_id);
-      new.user_id := coalesce(new.user_id, v_task.user_id);
-      new.is_serial := new.is_serial or (v_task.overlap_policy = 'queue' and new.trigger in ('schedule', 'catch_up'));
-
-      -- a run that is only recorded as skipped executes nothing
-      new.steps := case when new.status = 'skipped' then '[]' else coalesce(new.steps, v_task.steps) end;
-      new.settings := case when new.status = 'skipped' then '{}' else coalesce(new.settings, v_task.settings) end;
-      if octet_length(new.steps::text) + octet_length(new.settings::text) > 1000000 then
-        new.status := 'failed';
-        new.reason_code := 'task_too_large';
-        new.reason := 'The instructions of the task and its steps are more than a megabyte. Shorten them, or keep the text as knowledge.';
-        new.steps := '[]';
-        new.settings := '{}';
-        new.finished_at := agentd.now();
-      end if;
-
-      if new.status = 'queued' and new.trigger in ('schedule', 'catch_up', 'event')
-         and not (v_task.agent_status = 'live' and v_task.agent_active) then
-        new.status := 'skipped';
-        new.reason_code := case when v_task.agent_active then 'agent_draft' else 'agent_inactive' end;
-        new.reason := case when v_task.agent_active
-          then 'The agent is a draft. Set its status to live to let its schedule run.'
-          else 'The agent is not active. Set is_active to let its schedule run.' end;
-        new.finished_at := agentd.now();
-      end if;
-
-      -- While a daemon sleeps, the run gets its job here and now, and the daemon is woken: latency is what counts.
-      -- While all are awake the row itself is the request: they admit new rows in batches, which costs an
-      -- application's insert nothing (a job in pg-boss was half of it).
-      if new.status = 'queued' and new.job_id is null
-         and exists (select 1 from agentd.sleepers s where s.queue = 'task-run')
-         and agentd.workspace_room(new.workspace_id) > 0
-         and not (new.is_serial and exists (
-           select 1 from public.task_runs r
-            where r.task_id = new.task_id and r.status in ('queued', 'running', 'waiting'))) then
-        new.job_id := agentd.enqueue('task-run', jsonb_build_object('run_id', new.id), new.id::text, new.workspace_id, new.wake_at);
-      end if;
-      return new;
-    end
-    $$;
+    ${sql.raw(PREPARE_RUN)}
     create trigger prepare_run before insert on public.task_runs
       for each row execute function agentd.prepare_run();
 
@@ -537,27 +595,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- What follows when a run ends other than by its worker: open calls and steps are closed, the worker is told,
     -- the next run is let in.
-    create function agentd.close_run() returns trigger
-    language plpgsql security definer set search_path = ''
-    as $$
-    begin
-      update public.llm_calls
-         set status = 'failed', error_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
-       where run_id = new.id and status in ('started', 'waiting');
-      update public.tool_calls
-         set status = case when status = 'started' and effect = 'write' then 'unknown' else 'failed' end::public.call_status,
-             error_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
-       where run_id = new.id and status in ('started', 'waiting');
-      update public.task_step_runs
-         set status = 'failed', reason_code = new.reason_code, error_message = new.reason, finished_at = agentd.now()
-       where run_id = new.id and status in ('pending', 'running');
-      perform pg_notify('agentd_cancel', new.id::text);
-      perform agentd.notify_run(new.id, new.workspace_id, new.task_id, new.status, new.reason_code);
-      perform agentd.drop_job('task-run', new.job_id);
-      perform agentd.admit_runs(new.workspace_id);
-      return null;
-    end
-    $$;
+    ${sql.raw(CLOSE_RUN)}
     create trigger close_run after update on public.task_runs
       for each row
       when ((new.status = 'cancelled' and old.status <> 'cancelled')
@@ -653,29 +691,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    create function agentd.cancel_run(p_run_id uuid) returns boolean
-    language plpgsql security definer set search_path = ''
-    as $$
-    declare
-      v_workspace uuid;
-    begin
-      select workspace_id into v_workspace from public.task_runs where id = p_run_id;
-      if v_workspace is null or not agentd.may_manage(v_workspace) then
-        raise exception using
-          errcode = 'insufficient_privilege',
-          message = format('run %s does not exist, or you are not a manager of its workspace', p_run_id);
-      end if;
-      update public.task_runs
-         set status = 'cancelled', reason_code = 'cancelled', reason = 'The run was cancelled by a person.'
-       where id = p_run_id and status in ('queued', 'running', 'waiting');
-      if found then
-        insert into agentd.audit_log (actor, action, object_type, object_id, workspace_id)
-        values (public.current_user_id(), 'cancel', 'run', p_run_id, v_workspace);
-        return true;
-      end if;
-      return false;
-    end
-    $$;
+    ${sql.raw(CANCEL_RUN)}
 
     -- Starts a run of a task at once, as a person's request: neither overlap nor schedule hold it back.
     create function public.run_task(task_id uuid, input jsonb default '{}') returns uuid

@@ -7,6 +7,129 @@
 import { type Kysely, sql } from 'kysely';
 import { insertJobs } from './insert-jobs.ts';
 
+/** How runs are let in, until the waiting room of 0012. */
+export const ADMISSION = `
+    -- Lets newly inserted runs into pg-boss, the oldest first: as many of each workspace as it has room for. The
+    -- others are parked: the end of a run of their workspace lets them in. Returns how many have a job now.
+    create or replace function agentd.admit_arrivals(max_runs integer) returns integer
+    language plpgsql security definer set search_path = ''
+    as $$
+    declare
+      v_admitted integer;
+    begin
+      if to_regclass('pgboss.job') is null
+         or not exists (select 1 from public.task_runs r
+                         where r.status = 'queued' and r.job_id is null and not r.is_parked) then
+        return 0;
+      end if;
+      with arrival as materialized (
+        select r.id, r.seq, r.workspace_id, r.task_id, r.is_serial, r.wake_at
+          from public.task_runs r
+         where r.status = 'queued' and r.job_id is null and not r.is_parked
+         order by r.seq
+         limit max_runs
+           for no key update skip locked
+      ),
+      room as (
+        select w.workspace_id, agentd.workspace_room(w.workspace_id) as room
+          from (select distinct a.workspace_id from arrival a) w
+      ),
+      admissible as (
+        select a.id, a.workspace_id, a.wake_at
+          from (
+            select a.*, row_number() over (partition by a.workspace_id order by a.seq) as place
+              from arrival a
+             where not (a.is_serial and exists (
+               select 1 from public.task_runs e
+                where e.task_id = a.task_id and e.id <> a.id
+                  and (e.status in ('running', 'waiting')
+                       or (e.status = 'queued' and e.seq < a.seq))))
+          ) a
+          join room on room.workspace_id = a.workspace_id
+         where a.place <= room.room
+      ),
+      job as (
+        ${insertJobs(`(
+            select 'task-run' as queue, jsonb_build_object('run_id', a.id, 'workspace_id', a.workspace_id) as data,
+                   a.id::text as key, a.wake_at as start_after
+              from admissible a)`)}
+        returning id, singleton_key
+      ),
+      settled as (
+        update public.task_runs r
+           set job_id = job.id, is_parked = job.id is null
+          from arrival a
+          left join job on job.singleton_key = a.id::text
+         where r.id = a.id
+        returning r.job_id
+      )
+      select count(s.job_id) into v_admitted from settled s;
+      return v_admitted;
+    end
+    $$;
+
+    -- Lets a workspace's oldest waiting runs in, as many as there is room for. Returns how many.
+    create or replace function agentd.admit_runs(workspace_id uuid) returns integer
+    language plpgsql security definer set search_path = ''
+    as $$
+    declare
+      v_room     integer;
+      v_admitted integer := 0;
+      v_run      record;
+      v_job      uuid;
+    begin
+      -- most workspaces have nobody waiting: that costs one probe of a partial index
+      if not exists (select 1 from public.task_runs r
+                      where r.workspace_id = admit_runs.workspace_id and r.status = 'queued' and r.job_id is null) then
+        return 0;
+      end if;
+      v_room := agentd.workspace_room(admit_runs.workspace_id);
+      if v_room <= 0 then
+        return 0;
+      end if;
+      for v_run in
+        select r.id, r.wake_at
+          from public.task_runs r
+         where r.workspace_id = admit_runs.workspace_id and r.status = 'queued' and r.job_id is null
+           and not (r.is_serial and exists (
+             select 1 from public.task_runs e
+              where e.task_id = r.task_id and e.id <> r.id
+                and (e.status in ('running', 'waiting')
+                     or (e.status = 'queued' and e.seq < r.seq))))
+         order by r.seq
+         limit v_room
+         for update of r skip locked
+      loop
+        v_job := agentd.enqueue('task-run', jsonb_build_object('run_id', v_run.id), v_run.id::text,
+                                admit_runs.workspace_id, v_run.wake_at);
+        continue when v_job is null;
+        update public.task_runs set job_id = v_job where id = v_run.id;
+        v_admitted := v_admitted + 1;
+      end loop;
+      return v_admitted;
+    end
+    $$;
+`;
+
+/** Work that ought to have been repaired, until the waiting room of 0012. */
+export const STUCK_WORK = `
+    -- Work that the reconciler should have repaired by now: normally empty.
+    create or replace view agentd.stuck_work as
+      select 'run' as kind, r.id, r.workspace_id, 'lease_lapsed' as problem, r.lease_expires_at as since
+        from public.task_runs r
+       where r.status = 'running' and r.lease_expires_at < agentd.now() - interval '30 seconds'
+      union all
+      select 'run', r.id, r.workspace_id, 'not_woken', r.wake_at
+        from public.task_runs r
+       where r.status = 'waiting' and r.wake_at < agentd.now() - interval '30 seconds'
+      union all
+      select 'run', r.id, r.workspace_id, 'not_admitted', r.created_at
+        from public.task_runs r
+       where r.status = 'queued' and r.job_id is null and not r.is_serial
+         and r.created_at < agentd.now() - interval '30 seconds'
+         and agentd.workspace_room(r.workspace_id) > 0;
+`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table agentd.workers (
@@ -183,108 +306,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    -- Lets newly inserted runs into pg-boss, the oldest first: as many of each workspace as it has room for. The
-    -- others are parked: the end of a run of their workspace lets them in. Returns how many have a job now.
-    create function agentd.admit_arrivals(max_runs integer) returns integer
-    language plpgsql security definer set search_path = ''
-    as $$
-    declare
-      v_admitted integer;
-    begin
-      if to_regclass('pgboss.job') is null
-         or not exists (select 1 from public.task_runs r
-                         where r.status = 'queued' and r.job_id is null and not r.is_parked) then
-        return 0;
-      end if;
-      with arrival as materialized (
-        select r.id, r.seq, r.workspace_id, r.task_id, r.is_serial, r.wake_at
-          from public.task_runs r
-         where r.status = 'queued' and r.job_id is null and not r.is_parked
-         order by r.seq
-         limit max_runs
-           for no key update skip locked
-      ),
-      room as (
-        select w.workspace_id, agentd.workspace_room(w.workspace_id) as room
-          from (select distinct a.workspace_id from arrival a) w
-      ),
-      admissible as (
-        select a.id, a.workspace_id, a.wake_at
-          from (
-            select a.*, row_number() over (partition by a.workspace_id order by a.seq) as place
-              from arrival a
-             where not (a.is_serial and exists (
-               select 1 from public.task_runs e
-                where e.task_id = a.task_id and e.id <> a.id
-                  and (e.status in ('running', 'waiting')
-                       or (e.status = 'queued' and e.seq < a.seq))))
-          ) a
-          join room on room.workspace_id = a.workspace_id
-         where a.place <= room.room
-      ),
-      job as (
-        ${sql.raw(
-          insertJobs(`(
-            select 'task-run' as queue, jsonb_build_object('run_id', a.id, 'workspace_id', a.workspace_id) as data,
-                   a.id::text as key, a.wake_at as start_after
-              from admissible a)`),
-        )}
-        returning id, singleton_key
-      ),
-      settled as (
-        update public.task_runs r
-           set job_id = job.id, is_parked = job.id is null
-          from arrival a
-          left join job on job.singleton_key = a.id::text
-         where r.id = a.id
-        returning r.job_id
-      )
-      select count(s.job_id) into v_admitted from settled s;
-      return v_admitted;
-    end
-    $$;
-
-    -- Lets a workspace's oldest waiting runs in, as many as there is room for. Returns how many.
-    create function agentd.admit_runs(workspace_id uuid) returns integer
-    language plpgsql security definer set search_path = ''
-    as $$
-    declare
-      v_room     integer;
-      v_admitted integer := 0;
-      v_run      record;
-      v_job      uuid;
-    begin
-      -- most workspaces have nobody waiting: that costs one probe of a partial index
-      if not exists (select 1 from public.task_runs r
-                      where r.workspace_id = admit_runs.workspace_id and r.status = 'queued' and r.job_id is null) then
-        return 0;
-      end if;
-      v_room := agentd.workspace_room(admit_runs.workspace_id);
-      if v_room <= 0 then
-        return 0;
-      end if;
-      for v_run in
-        select r.id, r.wake_at
-          from public.task_runs r
-         where r.workspace_id = admit_runs.workspace_id and r.status = 'queued' and r.job_id is null
-           and not (r.is_serial and exists (
-             select 1 from public.task_runs e
-              where e.task_id = r.task_id and e.id <> r.id
-                and (e.status in ('running', 'waiting')
-                     or (e.status = 'queued' and e.seq < r.seq))))
-         order by r.seq
-         limit v_room
-         for update of r skip locked
-      loop
-        v_job := agentd.enqueue('task-run', jsonb_build_object('run_id', v_run.id), v_run.id::text,
-                                admit_runs.workspace_id, v_run.wake_at);
-        continue when v_job is null;
-        update public.task_runs set job_id = v_job where id = v_run.id;
-        v_admitted := v_admitted + 1;
-      end loop;
-      return v_admitted;
-    end
-    $$;
+    ${sql.raw(ADMISSION)}
   `.execute(db);
 
   await sql`
@@ -405,21 +427,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
        where t.status = 'active' and t.task_type = 'scheduled'
          and t.next_run_at < agentd.now() - interval '10 seconds';
 
-    -- Work that the reconciler should have repaired by now: normally empty.
-    create view agentd.stuck_work as
-      select 'run' as kind, r.id, r.workspace_id, 'lease_lapsed' as problem, r.lease_expires_at as since
-        from public.task_runs r
-       where r.status = 'running' and r.lease_expires_at < agentd.now() - interval '30 seconds'
-      union all
-      select 'run', r.id, r.workspace_id, 'not_woken', r.wake_at
-        from public.task_runs r
-       where r.status = 'waiting' and r.wake_at < agentd.now() - interval '30 seconds'
-      union all
-      select 'run', r.id, r.workspace_id, 'not_admitted', r.created_at
-        from public.task_runs r
-       where r.status = 'queued' and r.job_id is null and not r.is_serial
-         and r.created_at < agentd.now() - interval '30 seconds'
-         and agentd.workspace_room(r.workspace_id) > 0;
+    ${sql.raw(STUCK_WORK)}
 
     create view agentd.recent_failures as
       select r.id as run_id, r.workspace_id, r.task_id, t.name as task_name, r.reason_code, r.reason,

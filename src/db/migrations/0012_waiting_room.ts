@@ -1,9 +1,111 @@
 /** The waiting room: admission that never passes a ceiling, pauses, new runs of a workspace that has many waiting. */
-import type { Kysely } from 'kysely';
+import { type Kysely, sql } from 'kysely';
+import { ADMISSION, STUCK_WORK } from './0010_engine.ts';
 import { applyAccess } from './access.ts';
+import { ADMIT, ENTER, LOOKS, NEXT_RUNS } from './waiting-room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
+  await sql`
+    -- The waiting room in two: whoever must wait for earlier runs of its task is no candidate, however many of them there are.
+    drop index public.task_runs_waiting_room_idx;
+    create index task_runs_waiting_room_idx on public.task_runs (workspace_id, seq)
+      where status = 'queued' and job_id is null and not is_serial;
+    create index task_runs_serial_room_idx on public.task_runs (workspace_id, task_id, seq)
+      where status = 'queued' and job_id is null and is_serial;
+    -- whether anything of a task is before a run of it: one probe for each status
+    drop index public.task_runs_live_by_task_idx;
+    create index task_runs_live_by_task_idx on public.task_runs (task_id, status, seq)
+      where status in ('queued', 'running', 'waiting');
+  `.execute(db);
+  await sql`${sql.raw([NEXT_RUNS, ADMIT, LOOKS, ENTER].join('\n'))}`.execute(db);
+  await pauses(db);
+  await sql`
+    create or replace view agentd.stuck_work as
+      select 'run' as kind, r.id, r.workspace_id, 'lease_lapsed' as problem, r.lease_expires_at as since
+        from public.task_runs r
+       where r.status = 'running' and r.lease_expires_at < agentd.now() - interval '30 seconds'
+      union all
+      select 'run', r.id, r.workspace_id, 'not_woken', r.wake_at
+        from public.task_runs r
+       where r.status = 'waiting' and r.wake_at < agentd.now() - interval '30 seconds'
+      union all
+      -- of each workspace the oldest: a million may wait rightly
+      select 'run', r.id, r.workspace_id, 'not_admitted', r.created_at
+        from agentd.waiting_workspaces(null, 10000) as w (id)
+       cross join lateral (
+         select o.id, o.workspace_id, o.created_at
+           from public.task_runs o
+          where o.workspace_id = w.id and o.status = 'queued' and o.job_id is null and not o.is_serial
+          order by o.seq
+          limit 1) r
+       where r.created_at < agentd.now() - interval '30 seconds'
+         and agentd.workspace_room(r.workspace_id) > 0;
+  `.execute(db);
   await applyAccess(db);
 }
 
-export async function down(_db: Kysely<unknown>): Promise<void> {}
+async function pauses(db: Kysely<unknown>): Promise<void> {
+  await sql`
+    -- Every daemon hears of a pause and of its end at once, and both are on record.
+    create function agentd.control_queue() returns trigger
+    language plpgsql security definer set search_path = ''
+    as $$
+    begin
+      if tg_op <> 'DELETE' then
+        perform agentd.tell_control(case tg_op when 'INSERT' then 'pause' else 'change_pause' end, new);
+      end if;
+      if tg_op = 'DELETE' or (tg_op = 'UPDATE' and (old.queue, old.workspace_id) is distinct from (new.queue, new.workspace_id)) then
+        perform agentd.tell_control('resume', old);
+        if old.workspace_id is not null and old.queue = 'task-run' then
+          perform agentd.unpark_runs(old.workspace_id, 1);
+        end if;
+        perform agentd.wake(old.queue);
+      end if;
+      return null;
+    end
+    $$;
+
+    create function agentd.tell_control(p_action text, p_control agentd.queue_controls) returns void
+    language plpgsql volatile security definer set search_path = ''
+    as $$
+    begin
+      perform pg_notify('agentd_control', p_control.queue);
+      -- comes with a later migration
+      if to_regprocedure('agentd.audit(text,text,text,uuid,jsonb)') is null then
+        return;
+      end if;
+      perform agentd.audit(p_action, 'queue', p_control.queue, p_control.workspace_id,
+        jsonb_strip_nulls(jsonb_build_object('paused_by', p_control.paused_by, 'reason', p_control.reason)));
+    end
+    $$;
+
+    create trigger control_queue after insert or update or delete on agentd.queue_controls
+      for each row execute function agentd.control_queue();
+  `.execute(db);
+}
+
+export async function down(db: Kysely<unknown>): Promise<void> {
+  await sql`
+    ${sql.raw(STUCK_WORK)}
+    drop trigger control_queue on agentd.queue_controls;
+    drop function agentd.control_queue();
+    drop function agentd.tell_control(text, agentd.queue_controls);
+    ${sql.raw(ADMISSION)}
+    drop function agentd.unpark_runs(uuid, integer);
+    drop function agentd.enter_run(uuid, uuid, uuid, boolean, timestamptz);
+    drop function agentd.look_at_waiting(uuid, integer);
+    drop function agentd.look_at_arrivals(integer);
+    drop function agentd.admit_workspaces(uuid[]);
+    drop function agentd.admit_behind_doors(uuid[]);
+    drop function agentd.waiting_workspaces(uuid, integer);
+    drop function agentd.next_runs(uuid, integer);
+    drop function agentd.next_serial_runs(uuid);
+    drop index public.task_runs_live_by_task_idx;
+    create index task_runs_live_by_task_idx on public.task_runs (task_id)
+      where status in ('queued', 'running', 'waiting');
+    drop index public.task_runs_serial_room_idx;
+    drop index public.task_runs_waiting_room_idx;
+    create index task_runs_waiting_room_idx on public.task_runs (workspace_id, seq)
+      where status = 'queued' and job_id is null;
+  `.execute(db);
+}

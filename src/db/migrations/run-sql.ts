@@ -44,3 +44,14 @@ export async function vectorSchema(db: Kysely<unknown>): Promise<string> {
     throw new Error('The extension "vector" (pgvector) is not installed in this database.');
   return schema;
 }
+
+/**
+ * The text of an earlier migration with one part of it changed: what a migration that replaces a function says of it.
+ *
+ * @throws when the part is not in the text
+ */
+export function changed(text: string, part: string | RegExp, replacement: string): string {
+  const result = text.replace(part, () => replacement);
+  if (result === text) throw new Error(`The text has no part ${part}.`);
+  return result;
+}

@@ -14,11 +14,13 @@ export type StepResult = { readonly order: number; readonly name: string; readon
 /** Characters a token stands for, on average; only used to keep texts within a window, never to bill. */
 const CHARS_PER_TOKEN = 4;
 /** Tokens; more than any model takes today. */
-const LARGEST_WINDOW = 2_000_000;
-/** Shares of the agent's window that the input, retrieved knowledge and earlier results may each take. */
-const INPUT_SHARE = 0.5;
-const KNOWLEDGE_SHARE = 0.4;
-const PREVIOUS_SHARE = 0.4;
+export const LARGEST_WINDOW = 2_000_000;
+/** Shares of the room beside the instructions that the input, retrieved knowledge and earlier results may each take. */
+const INPUT_SHARE = 0.4;
+const KNOWLEDGE_SHARE = 0.3;
+const PREVIOUS_SHARE = 0.3;
+/** That room is at least this share of the agent's window. */
+const LEAST_SHARE = 0.25;
 /** A tool's result may take this share of the window. */
 const TOOL_RESULT_SHARE = 0.25;
 
@@ -42,8 +44,9 @@ export function buildContext(
   chunks: readonly Chunk[],
 ): StepContext {
   const leftOut: string[] = [];
-  const window = windowOf(agent.context_window_size);
+  const system = systemMessage(run.settings.task_name, agent, step);
   const parts = [stepRequest(run, step)];
+  const window = roomOf(agent, system.length + (parts[0] ?? '').length);
 
   const input = run.input;
   if (typeof input === 'object' && input !== null && Object.keys(input).length > 0) {
@@ -73,11 +76,18 @@ export function buildContext(
   }
   return {
     messages: [
-      { role: 'system', content: systemMessage(run.settings.task_name, agent, step) },
+      { role: 'system', content: system },
       { role: 'user', content: parts.join('\n\n') },
     ],
     left_out: leftOut,
   };
+}
+
+/** Characters that material may take beside the instructions and the answer; some, however long those are. */
+function roomOf(agent: ClaimedAgent, instructions: number): number {
+  const window = windowOf(agent.context_window_size);
+  const answer = Math.min((agent.max_tokens ?? 0) * CHARS_PER_TOKEN, window / 2);
+  return Math.max(window - answer - instructions, window * LEAST_SHARE);
 }
 
 /** Characters of an agent's window; a tenant's integer must not let memory grow without end. */

@@ -1,4 +1,5 @@
 /** Which model a run uses and whose key pays: the agent's own, then its workspace's, then the environment's. */
+import { createHash } from 'node:crypto';
 import type { ClaimedRun, StoredCredential } from '../../db/runs.ts';
 import type { ModelCatalog } from '../../providers/model-catalog.ts';
 import { type ModelClient, openAiModelClient } from '../../providers/models.ts';
@@ -11,6 +12,10 @@ export type UsableModel = {
   readonly provider: string;
   readonly model: string;
   readonly modelId: string | null;
+  /** Tokens that the model takes, answer included; null where nobody says. */
+  readonly contextWindow: number | null;
+  /** Names base URL, API key and model without telling them: what one rate limit of the provider is for. */
+  readonly limitKey: string;
   readonly credentialSource: 'agent' | 'workspace' | 'environment';
   /** Names the credential in messages, without its secret. */
   readonly credentialName: string;
@@ -109,6 +114,10 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
     provider: name,
     model: model.model,
     modelId: model.id,
+    contextWindow: model.context_window ?? deps.catalog.model(name, model.model)?.contextWindow ?? null,
+    limitKey: createHash('sha256')
+      .update(JSON.stringify([baseUrl, apiKey, model.model]))
+      .digest('hex'),
     credentialSource: source,
     credentialName,
     prices: prices(run, deps.catalog, name),

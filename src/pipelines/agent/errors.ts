@@ -12,7 +12,7 @@ export class RunFailure extends Error {
 
 /** An attempt of a step failed; another attempt may succeed. */
 export class StepFailure extends Error {
-  override readonly name = 'StepFailure';
+  override readonly name: string = 'StepFailure';
   readonly code: string;
   readonly retryable: boolean;
   constructor(code: string, message: string, retryable: boolean) {
@@ -22,14 +22,26 @@ export class StepFailure extends Error {
   }
 }
 
+/** The conversation is too long for the model: it can be asked again with a shorter one. */
+export class ContextOverflow extends StepFailure {
+  override readonly name = 'ContextOverflow';
+  constructor(message: string) {
+    super('context_length_exceeded', message, false);
+  }
+}
+
 /** The run must wait and holds no slot meanwhile. */
 export class RunMustWait extends Error {
   override readonly name = 'RunMustWait';
   readonly code: string;
-  readonly waitMs: number;
-  constructor(code: string, message: string, waitMs: number) {
+  /** Null: until the row changes. */
+  readonly waitMs: number | null;
+  /** Whether the wait is left out of the run's time limit, as one for a person or a budget is. */
+  readonly pausesClock: boolean;
+  constructor(code: string, message: string, waitMs: number | null, pausesClock = false) {
     super(message);
     this.code = code;
     this.waitMs = waitMs;
+    this.pausesClock = pausesClock;
   }
 }

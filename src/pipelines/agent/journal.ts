@@ -6,6 +6,7 @@
  * visible happens without a row that says so.
  */
 import type {
+  CallSpend,
   Checkpoint,
   CheckpointResult,
   ClaimedRun,
@@ -14,6 +15,7 @@ import type {
   StepChange,
   ToolCallChange,
 } from '../../db/runs.ts';
+import { callKey } from './call-key.ts';
 
 /** The run is no longer this worker's: it was cancelled, deleted, has ended, or another worker has it. */
 export class RunLost extends Error {
@@ -37,8 +39,45 @@ export class JournalRefused extends Error {
 /** Writes one checkpoint; the database decides whether it is applied. */
 export type CheckpointWriter = (checkpoint: Checkpoint) => Promise<CheckpointResult>;
 
+/** What a run has used since it was first started. Cost in millionths of a US dollar. */
+export type RunTotals = { turns: number; tool_calls: number; tokens: number; cost_micros: number };
+
+/** Sees what is recorded, and what became of it. It must not throw. */
+export type JournalObserver = {
+  step(change: StepChange): void;
+  modelCall(change: ModelCallChange): void;
+  attemptStarted(call: ModelCallChange): void;
+  attemptFailed(call: ModelCallChange, code: string): void;
+  toolCall(change: ToolCallChange): void;
+  end(end: NonNullable<Checkpoint['end']>): void;
+  /** Everything so far is in the database; what the run has used by now. */
+  committed(totals: Readonly<RunTotals>): void;
+  /** Nothing since the last commit is. */
+  refused(): void;
+};
+
+type JournaledRun = Pick<
+  ClaimedRun,
+  | 'id'
+  | 'lease_epoch'
+  | 'journal_seq'
+  | 'steps'
+  | 'journal'
+  | 'turns'
+  | 'tool_calls'
+  | 'prompt_tokens'
+  | 'completion_tokens'
+  | 'cost_micros'
+  | 'budgets'
+>;
+
 export class RunJournal {
   readonly #write: CheckpointWriter;
+  readonly #observer: JournalObserver | null;
+  readonly #totals: RunTotals;
+  /** Monthly budgets whose counters are settled with each outcome. */
+  readonly #budgets: readonly string[];
+  #activeSince = performance.now();
   #next: Checkpoint;
   #dirty = false;
   /** A checkpoint was refused before: the next one that is, is given up whole. */
@@ -48,13 +87,23 @@ export class RunJournal {
   readonly #openCalls = new Map<string, ModelCallChange>();
   readonly #openTools = new Map<string, ToolCallChange>();
 
-  constructor(
-    run: Pick<ClaimedRun, 'id' | 'lease_epoch' | 'journal_seq' | 'steps' | 'journal'>,
-    write: CheckpointWriter,
-  ) {
+  constructor(run: JournaledRun, write: CheckpointWriter, observer: JournalObserver | null = null) {
     this.#write = write;
+    this.#observer = observer;
+    this.#totals = {
+      turns: run.turns,
+      tool_calls: run.tool_calls,
+      tokens: run.prompt_tokens + run.completion_tokens,
+      cost_micros: run.cost_micros,
+    };
+    this.#budgets = run.budgets.filter((budget) => budget.period === 'month').map((budget) => budget.id);
     this.#next = empty(run.id, run.lease_epoch, run.journal_seq, 1);
     this.#adopt(run);
+  }
+
+  /** What the run has used so far, with what is recorded and not yet committed. */
+  get totals(): Readonly<RunTotals> {
+    return this.#totals;
   }
 
   /** The state of a step. Later calls for the same step in one flush add to earlier ones. */
@@ -67,6 +116,7 @@ export class RunJournal {
     }
     merge(this.#next.steps, change, (s) => s.order === change.order);
     this.#dirty = true;
+    this.#observer?.step(change);
   }
 
   /** The state of a model call: started before it is made, then its outcome. Adds its tokens to the run. */
@@ -76,6 +126,16 @@ export class RunJournal {
     else this.#openCalls.delete(place);
     if (change.status === 'completed') this.#next.progress = true;
     merge(this.#next.llm, change, (c) => c.order === change.order && c.turn === change.turn);
+    if (change.status === 'completed' || change.status === 'failed') {
+      const made = change.status === 'completed';
+      const tokens = (change.prompt_tokens ?? 0) + (change.completion_tokens ?? 0);
+      this.#spend(callKey(this.#next.run, change.order, change.turn), {
+        turns: made ? 1 : 0,
+        tool_calls: 0,
+        tokens: made ? tokens : 0,
+        cost_micros: made ? (change.cost_micros ?? 0) : 0,
+      });
+    }
     if (change.status === 'completed') {
       this.#next.turns += 1;
       this.#next.prompt_tokens += change.prompt_tokens ?? 0;
@@ -96,6 +156,17 @@ export class RunJournal {
       );
     }
     this.#dirty = true;
+    this.#observer?.modelCall(change);
+  }
+
+  /** An attempt of a model call begins, for those who look on; the journal has its intent. */
+  attemptStarted(call: ModelCallChange): void {
+    this.#observer?.attemptStarted(call);
+  }
+
+  /** It failed, for those who look on; what becomes of the call is recorded apart. */
+  attemptFailed(call: ModelCallChange, code: string): void {
+    this.#observer?.attemptFailed(call, code);
   }
 
   /** The state of a tool call. */
@@ -111,14 +182,25 @@ export class RunJournal {
       change,
       (c) => c.order === change.order && c.turn === change.turn && c.index === change.index,
     );
-    if (change.status === 'completed' || change.status === 'failed') {
-      this.#next.tool_calls += 1;
+    if (!isOpen(change.status)) {
+      // a call whose outcome nobody knows may have been made
+      const counts = wasMade(change) || change.status === 'unknown' ? 1 : 0;
+      this.#spend(callKey(this.#next.run, change.order, change.turn, change.index), {
+        turns: 0,
+        tool_calls: counts,
+        tokens: 0,
+        cost_micros: 0,
+      });
+      this.#next.tool_calls += counts;
+    }
+    if (wasMade(change)) {
       this.#usage('tool_call', 1, 0, {
         key: `tool:${this.#next.run}:${change.order}:${change.turn}:${change.index}`,
         tool: change.tool,
       });
     }
     this.#dirty = true;
+    this.#observer?.toolCall(change);
   }
 
   /** A message that appears when, and only when, this flush commits. */
@@ -140,12 +222,17 @@ export class RunJournal {
       this.#usage('task_run', 1, 0, { key: `run:${this.#next.run}`, status: end.status });
     }
     this.#dirty = true;
+    this.#observer?.end(end);
   }
 
   /** Commits what was recorded. Does nothing if nothing was. Throws RunLost if the run is not ours any more. */
   async flush(): Promise<void> {
     if (!this.#dirty) return;
     const checkpoint = this.#next;
+    const now = performance.now();
+    checkpoint.active_ms = Math.round(now - this.#activeSince);
+    this.#activeSince = now;
+    if (this.#budgets.length > 0) checkpoint.spend ??= { budgets: this.#budgets, calls: [] };
     this.#dirty = false;
     this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq + 1, checkpoint.current_step);
     let result: CheckpointResult;
@@ -169,9 +256,11 @@ export class RunJournal {
       this.#next = this.#refused ? bare(checkpoint) : salvage(checkpoint);
       this.#dirty = true;
       this.#refused = true;
+      this.#observer?.refused();
       throw new JournalRefused(error);
     }
     if (!result.applied) throw new RunLost();
+    this.#observer?.committed(this.#totals);
   }
 
   /** Takes over what the claim, or an earlier worker, has left open. */
@@ -242,6 +331,16 @@ export class RunJournal {
     }
   }
 
+  #spend(key: string, used: Omit<CallSpend, 'key'>): void {
+    this.#totals.turns += used.turns;
+    this.#totals.tool_calls += used.tool_calls;
+    this.#totals.tokens += used.tokens;
+    this.#totals.cost_micros += used.cost_micros;
+    if (this.#budgets.length === 0) return;
+    this.#next.spend ??= { budgets: this.#budgets, calls: [] };
+    this.#next.spend.calls.push({ key, ...used });
+  }
+
   #usage(
     metric: string,
     quantity: number,
@@ -267,9 +366,21 @@ function salvage(checkpoint: Checkpoint): Checkpoint {
     prompt_tokens,
     completion_tokens,
     cost_micros,
+    active_ms: checkpoint.active_ms,
+    spend: checkpoint.spend && {
+      ...checkpoint.spend,
+      calls: checkpoint.spend.calls.filter((call) => call.tokens > 0),
+    },
     usage: usage.filter((event) => event.metric === 'tokens'),
     llm: llm.filter((call) => call.status === 'completed').map(({ response: _, ...call }) => call),
   };
+}
+
+/** A call that was refused before it was made has no duration. */
+function wasMade(change: ToolCallChange): boolean {
+  return (
+    change.status === 'completed' || (change.status === 'failed' && typeof change.duration_ms === 'number')
+  );
 }
 
 function isOpen(status: string): boolean {
@@ -303,6 +414,8 @@ function empty(run: string, epoch: number, seq: number, step: number): Checkpoin
     prompt_tokens: 0,
     completion_tokens: 0,
     cost_micros: 0,
+    active_ms: 0,
+    spend: null,
     steps: [],
     llm: [],
     tools: [],

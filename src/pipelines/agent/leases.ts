@@ -76,6 +76,16 @@ export class Leases {
     }
   }
 
+  /** The runs that this process executes, and under which claim. */
+  held(): { readonly run: string; readonly epoch: number }[] {
+    return [...this.#held].map(([run, { epoch }]) => ({ run, epoch }));
+  }
+
+  /** Stops a run whose claim is known to be gone; a newer claim of it goes on. */
+  lose(run: string, epoch: number): void {
+    if (this.#held.get(run)?.epoch === epoch) this.abort(run, 'cancelled');
+  }
+
   /** Stops a run of this process at once; returns whether it was here. */
   abort(run: string, code: JobAborted['code']): boolean {
     const held = this.#held.get(run);

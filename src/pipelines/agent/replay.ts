@@ -1,5 +1,6 @@
 /** Back from the journal to the conversation of a step: what was paid for and done is never paid or done again. */
 import { createHash } from 'node:crypto';
+import type { Ticket } from '../../db/rate-limits.ts';
 import type { JournaledModelCall, JournaledToolCall } from '../../db/runs.ts';
 import type { ChatMessage, ModelToolCall } from '../../providers/models.ts';
 import type { StepContext } from './context.ts';
@@ -25,7 +26,21 @@ export type Conversation = {
   openTries: number | null;
   /** Those of them that the provider failed. */
   openFailures: number;
+  /** From where the open call goes on waiting for its turn under a rate limit. */
+  openTicket: Ticket | null;
+  /** How often the same call with the same arguments had the same result. */
+  readonly repeats: Map<string, number>;
 };
+
+/** Counts a settled call; returns how often it has been made with this result. */
+export function countRepeat(repeats: Map<string, number>, call: ModelToolCall, content: string): number {
+  const signature = createHash('sha256')
+    .update(JSON.stringify([call.name, call.arguments, content]))
+    .digest('base64');
+  const count = (repeats.get(signature) ?? 0) + 1;
+  repeats.set(signature, count);
+  return count;
+}
 
 /** Builds the conversation of a step from its context and its journaled calls. */
 export function replayStep(
@@ -34,6 +49,7 @@ export function replayStep(
   tools: readonly JournaledToolCall[],
 ): Conversation {
   const messages: ChatMessage[] = [...context.messages];
+  const repeats = new Map<string, number>();
   let turn = 1;
   for (const [i, call] of llm.entries()) {
     if (call.status !== 'completed')
@@ -42,8 +58,12 @@ export function replayStep(
         turn,
         answer: null,
         toolCalls: new Map(),
-        openTries: call.attempt,
+        // one that waits for its turn has not been made
+        openTries: call.ticket_at ? call.attempt - 1 : call.attempt,
         openFailures: call.failures,
+        openTicket:
+          call.ticket_at && call.ticket_kind ? { at: call.ticket_at, kind: call.ticket_kind } : null,
+        repeats,
       };
     const answer = journaledAnswer(call);
     const calls = new Map(tools.filter((t) => t.turn === call.turn).map((t) => [t.call_index, t]));
@@ -53,14 +73,35 @@ export function replayStep(
       continue;
     }
     const open = answer.toolCalls.length === 0 || answer.toolCalls.some((_, i) => !isSettled(calls.get(i)));
-    if (open) return { messages, turn, answer, toolCalls: calls, openTries: null, openFailures: 0 };
+    if (open)
+      return {
+        messages,
+        turn,
+        answer,
+        toolCalls: calls,
+        openTries: null,
+        openFailures: 0,
+        openTicket: null,
+        repeats,
+      };
     messages.push(assistantMessage(answer));
     answer.toolCalls.forEach((toolCall, i) => {
-      messages.push(toolMessage(toolCall, settledContent(calls.get(i))));
+      const content = settledContent(calls.get(i));
+      messages.push(toolMessage(toolCall, content));
+      countRepeat(repeats, toolCall, content);
     });
     turn = call.turn + 1;
   }
-  return { messages, turn, answer: null, toolCalls: new Map(), openTries: null, openFailures: 0 };
+  return {
+    messages,
+    turn,
+    answer: null,
+    toolCalls: new Map(),
+    openTries: null,
+    openFailures: 0,
+    openTicket: null,
+    repeats,
+  };
 }
 
 /** Whether a tool call needs nothing more. */

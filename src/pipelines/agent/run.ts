@@ -1,11 +1,20 @@
 /** One run: its steps in order, its end, and everything in between that can stop it. */
 import type { Logger } from 'pino';
-import type { ClaimedRun } from '../../db/runs.ts';
+import type { ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { JobAborted } from '../../queue/errors.ts';
 import type { Metrics } from '../../telemetry/metrics.ts';
-import { chooseModel, type ModelDeps } from './credentials.ts';
+import { type ReserveBudget, RunBudgets } from './budgets.ts';
+import type { StepResult } from './context.ts';
+import type { ModelDeps } from './credentials.ts';
 import { RunFailure, RunMustWait } from './errors.ts';
-import { type CheckpointWriter, JournalRefused, RunJournal, RunLost } from './journal.ts';
+import {
+  type CheckpointWriter,
+  type JournalObserver,
+  JournalRefused,
+  RunJournal,
+  RunLost,
+} from './journal.ts';
+import { chooseModels } from './model-choice.ts';
 import { executeStep, type StepDeps, type StepOutcome } from './step.ts';
 import { collectTools, selectedToolNames, type ToolSource } from './tools.ts';
 
@@ -19,15 +28,18 @@ export type RunDeps = StepDeps & {
   readonly models: ModelDeps;
   readonly toolSources: readonly ToolSource[];
   readonly writeCheckpoint: CheckpointWriter;
+  readonly reserveBudget: ReserveBudget;
   readonly metrics: Metrics;
   readonly log: Logger;
+  /** Observes claimed runs; null, or absent, for those that nobody wants to see. */
+  readonly observe?: (run: ClaimedRun) => (JournalObserver & { left(): void }) | null;
 };
 
 /** How the worker left a run. */
 export type RunOutcome =
   | { readonly kind: 'ended'; readonly status: 'completed' | 'failed'; readonly reasonCode: string | null }
-  /** To be claimed again after so many milliseconds. */
-  | { readonly kind: 'waiting'; readonly waitMs: number }
+  /** To be claimed again after so many milliseconds; null: when its row changes. */
+  | { readonly kind: 'waiting'; readonly waitMs: number | null }
   /** Given back at a drain: queued again, nothing lost. */
   | { readonly kind: 'released' }
   /** Somebody else's, or nobody's any more; nothing was written. */
@@ -39,31 +51,40 @@ export type RunOutcome =
  * tried again, a few times. Throws only what the database throws while the run is left.
  */
 export async function executeRun(deps: RunDeps, run: ClaimedRun, signal: AbortSignal): Promise<RunOutcome> {
-  const journal = new RunJournal(run, deps.writeCheckpoint);
+  const observer = deps.observe?.(run) ?? null;
+  const journal = new RunJournal(run, deps.writeCheckpoint, observer);
+  const budgets = new RunBudgets(run, () => journal.totals, deps.reserveBudget);
+  const outcomes: StepOutcome[] = [];
   const started = performance.now();
-  const limitMs = run.settings.timeout_seconds * 1000;
+  const limitMs =
+    Math.min(run.settings.timeout_seconds, budgets.maxSeconds ?? Number.POSITIVE_INFINITY) * 1000;
   const elapsedMs = (): number => run.elapsed_ms + performance.now() - started;
   const msLeft = (): number => limitMs - elapsedMs();
   const deadline = new AbortController();
   const timer = deps.clock.after(Math.max(msLeft(), 0), () => deadline.abort(new JobAborted('deadline')));
   const either = AbortSignal.any([signal, deadline.signal]);
   try {
-    const outcomes = await executeSteps(deps, journal, run, either, msLeft);
+    await executeSteps(deps, journal, budgets, run, outcomes, either, msLeft);
     return await complete(deps, journal, run, outcomes, elapsedMs);
   } catch (error) {
-    return await stop(deps, journal, run, error, { signal, deadline: deadline.signal }, elapsedMs);
+    const signals = { signal, deadline: deadline.signal };
+    return await stop(deps, journal, run, { error, outcomes, limitMs }, signals, elapsedMs);
   } finally {
     timer.cancel();
+    observer?.left();
   }
 }
 
+/** Executes what is left of the steps; `outcomes` has what there is also when a step throws. */
 async function executeSteps(
   deps: RunDeps,
   journal: RunJournal,
+  budgets: RunBudgets,
   run: ClaimedRun,
+  outcomes: StepOutcome[],
   signal: AbortSignal,
   msLeft: () => number,
-): Promise<StepOutcome[]> {
+): Promise<void> {
   if (run.claims_without_progress > MAX_CLAIMS_WITHOUT_PROGRESS) {
     throw new RunFailure(
       'worker_crashed',
@@ -72,8 +93,8 @@ async function executeSteps(
   }
   if (!run.agent || !run.agent_id)
     throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
-  if (msLeft() <= 0) throw timedOut(run);
-  const model = chooseModel(run, deps.models);
+  if (msLeft() <= 0) throw new JobAborted('deadline');
+  const models = chooseModels(run, deps.models);
   const tools = await collectTools(deps.toolSources, {
     workspaceId: run.workspace_id,
     agentId: run.agent_id,
@@ -82,29 +103,44 @@ async function executeSteps(
     capabilities: run.agent.capabilities,
   });
   const missingTools = selectedToolNames(run.settings.selected_tools).filter((name) => !tools.has(name));
-  const outcomes: StepOutcome[] = [];
   for (const step of run.steps ?? []) {
-    const before = run.journal.steps.find((s) => s.step_order === step.order);
-    if (before?.status === 'completed') {
-      const text = (before.result as { text?: string } | null)?.text ?? '';
-      outcomes.push({ order: step.order, name: step.name, text, note: null });
+    const before = restoredOutcome(run, step);
+    if (before) {
+      outcomes.push(before);
       continue;
     }
     outcomes.push(
       await executeStep(deps, journal, {
         run,
         agent: run.agent,
-        model,
+        models,
         tools,
         missingTools,
+        budgets,
         step,
-        previous: outcomes,
+        previous: resultsOf(outcomes),
         signal,
         msLeft,
       }),
     );
   }
-  return outcomes;
+  const lastFailure = outcomes.findLast((outcome) => outcome.status !== 'completed')?.note;
+  if (lastFailure && outcomes.every((outcome) => outcome.status !== 'completed')) {
+    throw new RunFailure(lastFailure.code, `No step was completed. ${lastFailure.message}`);
+  }
+}
+
+/** What the journal has of a step that is over; null where it is not. */
+function restoredOutcome(run: ClaimedRun, step: StepPlan): StepOutcome | null {
+  const before = run.journal.steps.find((s) => s.step_order === step.order);
+  if (before?.status !== 'completed' && before?.status !== 'failed' && before?.status !== 'skipped')
+    return null;
+  const text = (before.result as { text?: string } | null)?.text ?? '';
+  const note =
+    before.reason_code === null || before.reason_code === undefined
+      ? null
+      : { code: before.reason_code, message: before.error_message ?? '' };
+  return { order: step.order, name: step.name, status: before.status, text, note };
 }
 
 async function complete(
@@ -114,7 +150,7 @@ async function complete(
   outcomes: StepOutcome[],
   elapsedMs: () => number,
 ): Promise<RunOutcome> {
-  const text = outcomes.at(-1)?.text ?? '';
+  const text = answerOf(outcomes);
   const note = outcomes.findLast((outcome) => outcome.note !== null)?.note ?? null;
   const { target_conversation_id, target_channel_id } = run.settings;
   if (target_conversation_id !== null || target_channel_id !== null) {
@@ -142,12 +178,28 @@ async function complete(
   return ended(deps, run, 'completed', note?.code ?? null, elapsedMs());
 }
 
+/** What later steps are given of earlier ones: a skipped step leaves nothing, a failed one what went wrong. */
+function resultsOf(outcomes: readonly StepOutcome[]): StepResult[] {
+  return outcomes
+    .filter((outcome) => outcome.status !== 'skipped')
+    .map(({ order, name, status, text, note }) => ({
+      order,
+      name,
+      text: status === 'failed' ? `This step failed. ${note?.message ?? ''}` : text,
+    }));
+}
+
+/** The run's answer: what its last completed step said. */
+function answerOf(outcomes: readonly StepOutcome[]): string {
+  return outcomes.findLast((outcome) => outcome.status === 'completed')?.text ?? '';
+}
+
 /** From what went wrong to the state in which the run is left. */
 async function stop(
   deps: RunDeps,
   journal: RunJournal,
   run: ClaimedRun,
-  error: unknown,
+  { error, outcomes, limitMs }: { error: unknown; outcomes: readonly StepOutcome[]; limitMs: number },
   signals: { signal: AbortSignal; deadline: AbortSignal },
   elapsedMs: () => number,
 ): Promise<RunOutcome> {
@@ -160,12 +212,19 @@ async function stop(
   if (error instanceof RunMustWait) {
     return leave(
       journal,
-      { status: 'waiting', reason_code: error.code, reason: error.message, wake_in_ms: error.waitMs },
+      {
+        status: 'waiting',
+        reason_code: error.code,
+        reason: error.message,
+        wake_in_ms: error.waitMs,
+        pauses_clock: error.pausesClock,
+      },
       { kind: 'waiting', waitMs: error.waitMs },
     );
   }
   let failure: { code: string; message: string };
-  if (signals.deadline.aborted) failure = timedOut(run);
+  if (signals.deadline.aborted || (error instanceof JobAborted && error.code === 'deadline'))
+    failure = timedOut(run, limitMs);
   else if (error instanceof RunFailure) failure = error;
   else if (error instanceof JournalRefused) failure = { code: 'journal_refused', message: error.message };
   else {
@@ -193,12 +252,14 @@ async function stop(
   }
 
   // A checkpoint that the database refuses is given up by parts: first its texts, then all of it but the end.
+  const partial = answerOf(outcomes);
   for (let refusals = 0; ; refusals++) {
     journal.end({
       status: 'failed',
       reason_code: failure.code,
       reason: failure.message,
-      output: null,
+      // what was paid for is kept: the result of the last step that was completed
+      output: partial === '' || refusals > 0 ? null : { text: partial, partial: true },
       wake_in_ms: null,
       log: {
         input: run.settings.instructions,
@@ -227,7 +288,8 @@ async function leave(
     status: 'queued' | 'waiting';
     reason_code: string | null;
     reason: string | null;
-    wake_in_ms?: number;
+    wake_in_ms?: number | null;
+    pauses_clock?: boolean;
   },
   outcome: RunOutcome,
   getsOn = true,
@@ -242,7 +304,14 @@ async function leave(
   }
 }
 
-function timedOut(run: ClaimedRun): RunFailure {
+function timedOut(run: ClaimedRun, limitMs: number): RunFailure {
+  const seconds = limitMs / 1000;
+  if (seconds < run.settings.timeout_seconds) {
+    return new RunFailure(
+      'budget_exhausted',
+      `The run took longer than the ${seconds} s of its budget. Raise max_seconds in budgets and retry the run.`,
+    );
+  }
   return new RunFailure(
     'timeout',
     `The run took longer than its ${run.settings.timeout_seconds} s. Raise the task's timeout_seconds or shorten its steps.`,

@@ -4,23 +4,28 @@ import { type Clock, sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import { searchChunks } from '../../db/knowledge.ts';
 import { isStatementTimeout } from '../../db/retry.ts';
-import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
+import type { ApprovalPolicy, ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { JobAborted } from '../../queue/errors.ts';
+import { askModel } from './ask.ts';
+import type { RunBudgets } from './budgets.ts';
 import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
-import type { UsableModel } from './credentials.ts';
 import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
-import { callModel, type ModelCallDeps } from './model-call.ts';
+import type { ModelCallDeps } from './model-call.ts';
+import type { ModelChoice } from './model-choice.ts';
 import {
   assistantMessage,
   type Conversation,
+  countRepeat,
   type JournaledAnswer,
   replayStep,
   toolMessage,
 } from './replay.ts';
-import { callKey, callTools } from './tool-call.ts';
+import { callTools } from './tool-call.ts';
 import type { Tool } from './tools.ts';
 
+/** The same call with the same arguments and the same result, so often in one step, is a loop. */
+const LOOP_REPEATS = 5;
 /** Turns of a step at most; a model that goes on calling tools is stopped there. */
 export const MAX_TURNS = 25;
 /** Passages of knowledge put into a step's context. */
@@ -33,18 +38,20 @@ export type StepDeps = ModelCallDeps & { readonly db: Queryable };
 export type StepInput = {
   readonly run: ClaimedRun;
   readonly agent: ClaimedAgent;
-  readonly model: UsableModel;
+  readonly models: ModelChoice;
   readonly tools: ReadonlyMap<string, Tool>;
   /** Names that the task selects and no source has. */
   readonly missingTools: readonly string[];
+  readonly budgets: RunBudgets;
   readonly step: StepPlan;
   readonly previous: readonly StepResult[];
   readonly signal: AbortSignal;
   readonly msLeft: () => number;
 };
 
-/** What a step gave. `note` says what a reader of the result should know, such as that it was cut off. */
+/** What a step gave: a result, or, where its failure does not stop the run, none. `note` says what a reader of the result should know, such as that it was cut off. */
 export type StepOutcome = StepResult & {
+  readonly status: 'completed' | 'failed' | 'skipped';
   readonly note: { readonly code: string; readonly message: string } | null;
 };
 
@@ -62,7 +69,8 @@ export async function executeStep(
   const { run, step } = input;
   const before = run.journal.steps.find((s) => s.step_order === step.order);
   const restored = before?.context ? (before.context as StepContext) : null;
-  const context = restored ?? withMissingTools(await freshContext(deps, input), input.missingTools);
+  const context =
+    restored ?? withMissingTools(await freshContext(deps, input), input.missingTools, input.models.leftOut);
   const llm = run.journal.llm.filter((call) => call.step_order === step.order);
   const tools = run.journal.tools.filter((call) => call.step_order === step.order);
   const conversation = replayStep(context, llm, tools);
@@ -87,7 +95,7 @@ export async function executeStep(
         reason_code: note?.code ?? null,
         error: note?.message ?? null,
       });
-      return { order: step.order, name: step.name, text, note };
+      return { order: step.order, name: step.name, status: 'completed', text, note };
     } catch (error) {
       if (error instanceof RunMustWait) {
         journal.step({ ...state, attempt, status: 'running', reason_code: error.code, error: error.message });
@@ -97,12 +105,13 @@ export async function executeStep(
       const final = error instanceof RunFailure || !error.retryable || attempt > maxRetries;
       const failed = { ...state, attempt, reason_code: error.code, error: error.message };
       if (final) {
-        journal.step({ ...failed, status: 'failed' });
         const tried = attempt > 1 ? ` (after ${attempt} attempts)` : '';
-        throw new RunFailure(
-          error.code,
-          `Step ${step.order} (${step.name}) failed${tried}: ${error.message}`,
-        );
+        const message = `Step ${step.order} (${step.name}) failed${tried}: ${error.message}`;
+        const goesOn = error instanceof StepFailure && (step.on_failure ?? 'stop') !== 'stop';
+        const status = goesOn && step.on_failure === 'skip' ? 'skipped' : 'failed';
+        journal.step({ ...failed, status });
+        if (!goesOn) throw new RunFailure(error.code, message);
+        return { order: step.order, name: step.name, status, text: '', note: { code: error.code, message } };
       }
       attempt++;
       journal.step({ ...failed, attempt, status: 'running' });
@@ -113,11 +122,16 @@ export async function executeStep(
 }
 
 /** What a task asks for and does not get is said where its owner looks, not swallowed. */
-function withMissingTools(context: StepContext, missing: readonly string[]): StepContext {
+function withMissingTools(
+  context: StepContext,
+  missing: readonly string[],
+  models: readonly string[],
+): StepContext {
   const notes = missing.map(
     (name) => `tool '${name}': the task selects it, and there is no such tool for this agent`,
   );
-  return missing.length === 0 ? context : { ...context, left_out: [...context.left_out, ...notes] };
+  notes.push(...models);
+  return notes.length === 0 ? context : { ...context, left_out: [...context.left_out, ...notes] };
 }
 
 async function freshContext(deps: StepDeps, input: StepInput): Promise<StepContext> {
@@ -152,8 +166,7 @@ async function runTurns(
   input: StepInput,
   conversation: Conversation,
 ): Promise<{ text: string; note: StepOutcome['note'] }> {
-  const { run, agent, model, step, tools, signal } = input;
-  const definitions = [...tools.values()].map((tool) => tool.definition);
+  const { run, agent, step, tools, budgets, signal } = input;
   for (;;) {
     if (conversation.answer === null) {
       if (conversation.turn > MAX_TURNS) {
@@ -163,29 +176,7 @@ async function runTurns(
           false,
         );
       }
-      const answer = await callModel(
-        deps,
-        journal,
-        model,
-        {
-          order: step.order,
-          turn: conversation.turn,
-          idempotencyKey: callKey(run.id, step.order, conversation.turn),
-          triesBefore: conversation.openTries,
-          failuresBefore: conversation.openFailures,
-          onTry: (attempt, failures) => {
-            conversation.openTries = attempt;
-            conversation.openFailures = failures;
-          },
-          messages: conversation.messages,
-          tools: definitions,
-          temperature: agent.temperature,
-          maxTokens: agent.max_tokens,
-          msLeft: input.msLeft,
-        },
-        signal,
-      );
-      conversation.answer = answer;
+      conversation.answer = await askModel(deps, journal, input, conversation);
     }
     const answer = conversation.answer;
     if (answer.toolCalls.length === 0) return finalText(answer, agent, conversation);
@@ -208,17 +199,36 @@ async function runTurns(
         signal,
       },
       contextWindowSize: agent.context_window_size,
+      budgets,
+      approval: stricter(agent.approval_policy, run.settings.approval_policy ?? 'none'),
     });
     conversation.messages.push(assistantMessage(answer));
-    answer.toolCalls.forEach((call, i) => {
-      conversation.messages.push(toolMessage(call, contents[i] ?? ''));
+    const repeats = answer.toolCalls.map((call, i) => {
+      const content = contents[i] ?? '';
+      conversation.messages.push(toolMessage(call, content));
+      return { name: call.name, count: countRepeat(conversation.repeats, call, content) };
     });
+    const loop = repeats.find((repeat) => repeat.count >= LOOP_REPEATS);
+    if (loop) {
+      throw new StepFailure(
+        'loop',
+        `The model called ${loop.name} ${loop.count} times with the same arguments and the same result. ` +
+          'Say in the instructions what to do with that result.',
+        false,
+      );
+    }
     conversation.turn++;
     conversation.answer = null;
     conversation.openTries = null;
     conversation.openFailures = 0;
     conversation.toolCalls = new Map();
   }
+}
+
+const POLICIES: readonly ApprovalPolicy[] = ['none', 'writes', 'all'];
+
+function stricter(one: ApprovalPolicy, other: ApprovalPolicy): ApprovalPolicy {
+  return POLICIES.indexOf(one) > POLICIES.indexOf(other) ? one : other;
 }
 
 /** The answer's text, or why it is none. A failed answer is asked for again at the same turn. */

@@ -1,12 +1,18 @@
 /** The tool calls of one turn: journaled before they are made, settled one by one, never repeated where that could write twice. */
-import { createHash } from 'node:crypto';
-import type { JournaledToolCall, ToolCallChange } from '../../db/runs.ts';
+import type { ApprovalPolicy, JournaledToolCall, ToolCallChange } from '../../db/runs.ts';
 import type { ModelToolCall } from '../../providers/models.ts';
 import type { Metrics } from '../../telemetry/metrics.ts';
+import { maskText } from '../../telemetry/redact.ts';
+import type { RunBudgets } from './budgets.ts';
+import { callKey } from './call-key.ts';
 import { toolResultText } from './context.ts';
+import { RunMustWait } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { isSettled, settledContent } from './replay.ts';
 import { type Tool, type ToolContext, ToolError } from './tools.ts';
+
+/** Calls of one answer beyond this many are not made: no model needs them, and each one costs. */
+const MAX_CALLS_PER_TURN = 64;
 
 export type ToolCallDeps = { readonly metrics: Metrics };
 
@@ -19,22 +25,31 @@ export type Turn = {
   readonly tools: ReadonlyMap<string, Tool>;
   readonly context: Omit<ToolContext, 'idempotencyKey'>;
   readonly contextWindowSize: number;
+  readonly budgets: RunBudgets;
+  /** Which calls a person must allow first. */
+  readonly approval: ApprovalPolicy;
 };
-
-/** The key of a call, as agentd.call_key() computes it. */
-export function callKey(runId: string, order: number, turn: number, index?: number): string {
-  const parts = index === undefined ? [runId, order, turn] : [runId, order, turn, index];
-  return createHash('sha256').update(parts.join(':')).digest('hex');
-}
 
 /**
  * Makes the calls that are not settled yet and returns what the model is told of each, in order.
  *
- * Reads run together, writes one after the other, each settled before the next begins. Never throws for a
- * tool's failure: the model hears of it. Throws RunLost, or the signal's reason.
+ * Reads run together, writes one after the other, each settled before the next begins. Calls that a person must allow
+ * come last: they are recorded as waiting, in the checkpoint that lets the run wait. Never throws for a tool's failure: the model
+ * hears of it. Throws RunMustWait (approval_required, budget_exhausted), RunFailure (budget_exhausted), RunLost, or the signal's reason.
  */
 export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: Turn): Promise<string[]> {
   const prepared = turn.calls.map((call, index) => prepare(turn, call, index));
+  await turn.budgets.reserve(
+    prepared
+      .filter((one) => one.run)
+      .map((one) => ({
+        key: callKey(turn.context.runId, turn.order, turn.turn, one.index),
+        turns: 0,
+        tool_calls: 1,
+        tokens: 0,
+        cost_micros: 0,
+      })),
+  );
   // Intents first, all of them; what can't be called is settled in the same flush.
   for (const one of prepared) if (one.change) record(journal, turn, one.change);
   if (prepared.some((one) => one.run)) await journal.flush();
@@ -48,7 +63,22 @@ export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: T
       await journal.flush();
     }
   }
+  waitForApproval(journal, turn, prepared);
   return prepared.map((one) => one.content);
+}
+
+function waitForApproval(journal: RunJournal, turn: Turn, prepared: readonly Prepared[]): void {
+  const waiting = prepared.filter((one) => one.wait);
+  if (waiting.length === 0) return;
+  for (const one of waiting) record(journal, turn, one.wait as ToolCallChange);
+  const names = [...new Set(waiting.map((one) => one.call.name))].join(', ');
+  const calls = waiting.length === 1 ? 'A call' : `${waiting.length} calls`;
+  throw new RunMustWait(
+    'approval_required',
+    `${calls} of ${names} must be allowed or denied first: decide_tool_call(call_id, approve), with the ids in tool_calls.`,
+    null,
+    true,
+  );
 }
 
 function record(journal: RunJournal, turn: Turn, call: ToolCallChange): void {
@@ -76,6 +106,8 @@ type Prepared = {
   /** What the journal is told before anything is done; null if it knows. */
   readonly change: ToolCallChange | null;
   readonly run: boolean;
+  /** What the journal is told where a person must allow the call first. */
+  readonly wait?: ToolCallChange;
   content: string;
 };
 
@@ -129,6 +161,26 @@ function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
       'The arguments are not a JSON object. Send them again as valid JSON.',
     );
   }
+  if (index >= MAX_CALLS_PER_TURN) {
+    return settledAs(
+      'too_many_calls',
+      `Only the first ${MAX_CALLS_PER_TURN} calls of an answer are made. Make this one again if it is needed.`,
+    );
+  }
+  if (journaled?.status === 'waiting' || (!journaled && needsApproval(tool, turn.approval))) {
+    // allowed: the intent is journaled now, as of any other call
+    if (journaled?.approved) return { call, index, tool, args, change: base, run: true, content: '' };
+    return {
+      call,
+      index,
+      tool,
+      args,
+      change: null,
+      run: false,
+      wait: { ...base, status: 'waiting' },
+      content: '',
+    };
+  }
   if (journaled && tool.effect === 'write' && !tool.transactional) {
     return settledAs(
       'outcome_unknown',
@@ -137,6 +189,11 @@ function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
     );
   }
   return { call, index, tool, args, change: journaled ? null : base, run: true, content: '' };
+}
+
+function needsApproval(tool: Tool, policy: ApprovalPolicy): boolean {
+  if (tool.needsApproval) return true;
+  return policy === 'all' ? tool.effect !== 'read' : policy === 'writes' && tool.effect === 'write';
 }
 
 function change(
@@ -187,7 +244,8 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
     settle('completed', result.content, null);
   } catch (error) {
     if (turn.context.signal.aborted) throw turn.context.signal.reason;
-    if (error instanceof ToolError) settle('failed', error.message, error.code);
+    // a tool that quotes its request quotes the credential in it
+    if (error instanceof ToolError) settle('failed', maskText(error.message), error.code);
     // what went wrong inside is for the operator's log, not for a model that may repeat it to anyone
     else settle('failed', 'The tool failed for a reason of its own. It may work later.', 'tool_failed');
   }

@@ -10,6 +10,7 @@ import { type Tool, type ToolContext, ToolError, type ToolResult, type ToolSourc
 /** Names of the built-in tools, for metrics and documentation. */
 export const builtInToolNames = ['current_time', 'search_knowledge', 'send_message'] as const;
 
+/** `now`: the database's time, not that of the node. */
 type Deps = { readonly db: Queryable; readonly now: () => Date };
 
 /**

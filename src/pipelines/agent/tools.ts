@@ -50,6 +50,8 @@ export type Tool = {
    * outcome has had none, and is made again even if it writes.
    */
   readonly transactional?: boolean;
+  /** A person must allow each call, whatever the agent's and the task's policy say. */
+  readonly needsApproval?: boolean;
   /** Throws ToolError for what the model should hear of; anything else is reported to it as an internal error. */
   call(args: Record<string, unknown>, context: ToolContext): Promise<ToolResult>;
 };

@@ -124,18 +124,22 @@ describe('a run’s journal', () => {
   });
 
   test.each([
-    ['completed', 1],
-    ['failed', 1],
-    ['started', 0],
-    ['waiting', 0],
-    ['denied', 0],
-  ] as const)('a tool call that is %s is %i usage event', async (status, events) => {
-    const { journal, written } = setup();
-    journal.toolCall({ ...toolCall, status });
-    await journal.flush();
-    expect(written[0]?.usage).toHaveLength(events);
-    expect(written[0]?.tool_calls).toBe(events);
-  });
+    ['completed', 1, undefined],
+    ['failed', 1, 12],
+    ['failed', 0, undefined],
+    ['started', 0, undefined],
+    ['waiting', 0, undefined],
+    ['denied', 0, undefined],
+  ] as const)(
+    'a tool call that is %s is %i usage event: what was never made costs nothing',
+    async (status, events, took) => {
+      const { journal, written } = setup();
+      journal.toolCall({ ...toolCall, status, ...(took === undefined ? {} : { duration_ms: took }) });
+      await journal.flush();
+      expect(written[0]?.usage).toHaveLength(events);
+      expect(written[0]?.tool_calls).toBe(events);
+    },
+  );
 
   test('usage keys are of the call and not of the attempt', async () => {
     const keys = async (attempt: number): Promise<string[] | undefined> => {

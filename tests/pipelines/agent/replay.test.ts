@@ -18,6 +18,10 @@ function answered(turn: number, response: object, finish = 'stop'): JournaledMod
     status: 'completed',
     attempt: 1,
     failures: 0,
+    provider: 'openai',
+    model: 'gpt-4.1-mini',
+    ticket_at: null,
+    ticket_kind: null,
     response,
     finish_reason: finish,
     error_code: null,
@@ -34,6 +38,10 @@ function open(turn: number, status: JournaledModelCall['status'], attempt = 1): 
     finish_reason: null,
     error_code: null,
     failures: 0,
+    provider: 'openai',
+    model: 'gpt-4.1-mini',
+    ticket_at: null,
+    ticket_kind: null,
   };
 }
 

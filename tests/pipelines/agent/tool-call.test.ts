@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
+import { callKey } from '../../../src/pipelines/agent/call-key.ts';
 import { RunLost } from '../../../src/pipelines/agent/journal.ts';
-import { callKey } from '../../../src/pipelines/agent/tool-call.ts';
 import type { Tool } from '../../../src/pipelines/agent/tools.ts';
 import { journaled, run, setup, tool } from './tool-turn.ts';
 

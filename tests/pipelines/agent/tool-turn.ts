@@ -1,5 +1,6 @@
 /** One turn's tool calls on a journal that records what was written. */
-import type { Checkpoint, JournaledToolCall } from '../../../src/db/runs.ts';
+import type { ApprovalPolicy, Checkpoint, JournaledToolCall } from '../../../src/db/runs.ts';
+import { RunBudgets } from '../../../src/pipelines/agent/budgets.ts';
 import { RunJournal } from '../../../src/pipelines/agent/journal.ts';
 import { callTools, type Turn } from '../../../src/pipelines/agent/tool-call.ts';
 import type { Tool, ToolContext, ToolResult } from '../../../src/pipelines/agent/tools.ts';
@@ -40,6 +41,7 @@ export function setup(tools: readonly Tool[], applied: (index: number) => boolea
     calls: readonly (Partial<ModelToolCall> & { name: string })[],
     journaled: readonly JournaledToolCall[] = [],
     contextWindowSize = 4000,
+    approval: ApprovalPolicy = 'none',
   ): Promise<string[]> => {
     const turn: Turn = {
       order: 1,
@@ -56,6 +58,12 @@ export function setup(tools: readonly Tool[], applied: (index: number) => boolea
         signal: controller.signal,
       },
       contextWindowSize,
+      budgets: new RunBudgets(
+        run,
+        () => journal.totals,
+        async () => null,
+      ),
+      approval,
     };
     return callTools({ metrics: createMetrics() }, journal, turn);
   };

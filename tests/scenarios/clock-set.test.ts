@@ -1,0 +1,139 @@
+/** The clock of the database is set by an hour while runs are in flight. */
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { type ModelServer, startModelServer } from '../peers/model-server.ts';
+import { testDaemon } from '../support/daemon.ts';
+import { shiftDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
+import { insert, makePlatform, makeTask, type Platform, startRun, startTask } from '../support/platform.ts';
+import { findRun, openRows, until, waitForRun } from '../support/runs.ts';
+import { countBy, startShop } from '../support/shop.ts';
+
+const HOUR_MS = 3_600_000;
+
+let db: TestDatabase;
+let model: ModelServer;
+let platform: Platform;
+
+beforeEach(async () => {
+  db = await testDatabase();
+  model = await startModelServer();
+  platform = await makePlatform(db);
+});
+
+afterEach(async () => {
+  expect(model.rejected).toEqual([]);
+  await model.close();
+  await db.dispose();
+});
+
+/** Every running run has a lease that is neither over nor longer than a worker gives. */
+function untilRenewed(): Promise<true> {
+  return until('all leases were renewed', async () => {
+    const odd = await db.query(
+      `select 1 from public.task_runs where status = 'running'
+          and lease_expires_at not between agentd.now() and agentd.now() + interval '5 seconds'`,
+    );
+    return odd.length === 0;
+  });
+}
+
+test.each([
+  ['forward', HOUR_MS],
+  ['back', -HOUR_MS],
+])('set %s: no run changes hands, is lost, doubled or out of time, and the worker says so', async (_, ms) => {
+  const { promise: later, resolve: goOn } = Promise.withResolvers<void>();
+  const shop = startShop('write', () => later);
+  model.respond(({ body, userText }) => {
+    if (body.messages.at(-1)?.role === 'tool') return { content: 'done' };
+    return userText.includes('tool')
+      ? { toolCalls: [{ name: 'order', arguments: {} }] }
+      : { content: 'done', delay: later };
+  });
+  const channel = await insert(db, 'public.chat_channels', {
+    workspace_id: platform.workspaceId,
+    name: 'results',
+  });
+  const daemons = await Promise.all(
+    [1, 2].map(() =>
+      testDaemon(db, model, { toolSources: [shop.source], env: { AGENTD_QUEUES: 'task-run=4' } }),
+    ),
+  );
+  try {
+    const ids: string[] = [];
+    for (const marker of ['tool', 'model']) {
+      const taskId = await makeTask(db, platform, { instructions: marker, target_channel_id: channel });
+      for (let i = 0; i < 3; i++) ids.push(await startRun(db, taskId));
+    }
+    await model.waitForRequest(() => true, 6);
+    await until('three tools are called', () => shop.calls.length === 3);
+
+    await shiftDatabaseClock(db, ms);
+    await until('a worker has seen it', () =>
+      daemons.some((d) => d.log.join().includes('database_clock_set')),
+    );
+    await untilRenewed();
+    await shiftDatabaseClock(db, 0);
+    await untilRenewed();
+    goOn(); await new Promise((r) => setTimeout(r, 1500)); console.log(daemons.map((d) => d.log.filter((l) => !l.includes('run_ended')).join('')).join('=====\n'));
+    for (const id of ids) {
+      expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
+      expect(await openRows(db, id)).toEqual([]);
+    }
+    expect([...shop.effects().values()]).toEqual([1, 1, 1]);
+    const asked = countBy(model.requests.map((request) => request.idempotencyKey));
+    expect([...asked.values()].filter((times) => times > 1)).toEqual([]);
+    expect(await db.query('select 1 from public.chat_messages')).toHaveLength(6);
+    expect(daemons.flatMap((d) => d.log.filter((line) => line.includes('lapsed_lease')))).toEqual([]);
+  } finally {
+    await Promise.all(daemons.map((daemon) => daemon.stop()));
+  }
+});
+
+test('a run whose worker dies while the clock is an hour ahead is taken over when the clock is right again', async () => {
+  model.respond((_, index) => (index === 0 ? { hang: true } : { content: 'taken over' }));
+  const id = await startTask(db, platform, 'x');
+  await shiftDatabaseClock(db, HOUR_MS);
+  const first = await testDaemon(db, model);
+  await model.waitForRequest();
+  // As if it had died: its lease ends in an hour, and nobody renews it.
+  await db.query('update public.task_runs set lease_epoch = lease_epoch + 1 where id = $1', [id]);
+  await first.stop();
+  expect((await findRun(db, id))?.status).toBe('running');
+  await using _second = await testDaemon(db, model);
+  await shiftDatabaseClock(db, 0);
+  expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', output: { text: 'taken over' } });
+});
+
+test('a task that is due in the hour that was skipped runs once, and not again when the clock is set back', async () => {
+  const taskId = await makeTask(db, platform, {
+    cron_expression: '*/20 * * * *',
+    overlap_policy: 'allow',
+  });
+  await using daemon = await testDaemon(db, model);
+  await shiftDatabaseClock(db, HOUR_MS);
+  const occurrences = () =>
+    db.query<{ scheduled_for: Date; status: string }>(
+      'select scheduled_for, status from public.task_runs where task_id = $1 order by scheduled_for',
+      [taskId],
+    );
+  await db.query(`select pg_notify('agentd_schedule', '')`);
+  const before = await until('the due occurrence has run', async () => {
+    const rows = await occurrences();
+    return rows.some((row) => row.status === 'completed') ? rows : null;
+  });
+  expect(before.filter((row) => row.status === 'completed')).toHaveLength(1);
+  expect(new Set(before.map((row) => row.scheduled_for.getTime())).size).toBe(before.length);
+  await shiftDatabaseClock(db, 0);
+  await until(
+    'the worker has seen it',
+    () => daemon.log.filter((line) => line.includes('database_clock_set')).length >= 2,
+  );
+  await db.query(`select pg_notify('agentd_schedule', '')`);
+  const [{ next_run_at } = { next_run_at: null }] = await db.query<{ next_run_at: Date | null }>(
+    'select next_run_at from public.agent_tasks where id = $1',
+    [taskId],
+  );
+  expect(next_run_at?.getTime()).toBeGreaterThan(
+    Math.max(...before.map((row) => row.scheduled_for.getTime())),
+  );
+  expect(await occurrences()).toEqual(before);
+});
