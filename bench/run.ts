@@ -9,7 +9,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { describeMachine } from './support/machine.ts';
 import { markdown, plain, type Result } from './support/result.ts';
 
-const names = ['pickup', 'runs', 'slots', 'insert', 'schedule', 'memory'];
+const names = ['pickup', 'runs', 'slots', 'insert', 'schedule', 'memory', 'rate-limit'];
 const args = process.argv.slice(2);
 const write = args.includes('--write');
 const chosen = args.filter((arg) => arg !== '--write');
@@ -38,7 +38,7 @@ async function updateReadme(fresh: readonly Result[]): Promise<void> {
   const [old = '', after = ''] = rest.split(end);
   const kept = new Map<string, string[]>();
   for (const row of old.split('\n')) {
-    const bench = /^\| (\w+) \|/.exec(row)?.[1];
+    const bench = /^\| ([\w-]+) \|/.exec(row)?.[1];
     if (bench && names.includes(bench)) kept.set(bench, [...(kept.get(bench) ?? []), row]);
   }
   const [head = '', rule = ''] = markdown([]).split('\n');

@@ -10,7 +10,7 @@ import {
   type Treatment,
 } from '../db/queue-redrive.ts';
 import { count, shortId, time } from './format.ts';
-import { operatorName } from './operator.ts';
+import { asOperator } from './operator.ts';
 import type { Output } from './output.ts';
 
 type Options = { readonly limit: number; readonly yes: boolean };
@@ -28,7 +28,7 @@ const WORDS: Readonly<Record<Treatment, string>> = {
 export async function redrive(db: Database, output: Output, queue: string, options: Options): Promise<void> {
   if (queue !== RUNS) return redriveJobs(db, output, queue, options);
   const groups = await previewRedrive(db, queue, options.limit);
-  const done = options.yes ? await redriveRuns(db, operatorName(), queue, options.limit) : null;
+  const done = options.yes ? await redriveRuns((work) => asOperator(db, work), queue, options.limit) : null;
   if (output.json) return output.data({ queue, done: done !== null, groups, ...done });
   if (done === null) printPreview(output, queue, groups);
   else printDone(output, queue, done);
@@ -36,7 +36,10 @@ export async function redrive(db: Database, output: Output, queue: string, optio
 
 function printPreview(output: Output, queue: string, groups: readonly LetterGroup[]): void {
   const total = groups.reduce((sum, group) => sum + group.count, 0);
-  if (total === 0) return output.line(`Queue ${queue} has no dead letters.`);
+  if (total === 0) {
+    output.line(`Queue ${queue} has no dead letters.`);
+    return;
+  }
   const oldest = new Date(Math.min(...groups.map((group) => group.oldest_at.getTime())));
   output.line(`${count(total)} dead letters of ${queue}, the oldest of ${time(oldest)}:\n`);
   output.table(
@@ -54,9 +57,10 @@ function printPreview(output: Output, queue: string, groups: readonly LetterGrou
 }
 
 function printDone(output: Output, queue: string, { retried, dropped, left }: Redriven): void {
-  if (retried + dropped + left === 0) return output.line(`Queue ${queue} has no dead letters.`);
   output.line(
-    `${count(retried)} new runs were started, ${count(dropped)} letters only dropped, ${count(left)} left alone.`,
+    retried + dropped + left === 0
+      ? `Queue ${queue} has no dead letters.`
+      : `${count(retried)} new runs were started, ${count(dropped)} letters only dropped, ${count(left)} left alone.`,
   );
 }
 
@@ -69,10 +73,9 @@ async function redriveJobs(db: Database, output: Output, queue: string, options:
     const preview = await boss.previewRedrive(letters);
     const moved = options.yes ? await boss.redrive(letters, { limit: options.limit }) : null;
     if (moved !== null && moved > 0) {
-      await db.query(`select agentd.audit('redrive', 'queue', $1, null, $2)`, [
-        queue,
-        JSON.stringify({ moved, operator: operatorName() }),
-      ]);
+      await asOperator(db, (tx) =>
+        tx.query(`select agentd.audit('redrive', 'queue', $1, null, $2)`, [queue, JSON.stringify({ moved })]),
+      );
     }
     if (output.json) return output.data({ queue, done: moved !== null, ...preview, moved });
     if (moved !== null) return output.line(`${count(moved)} jobs are back in their queue.`);

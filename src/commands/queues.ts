@@ -5,7 +5,7 @@ import { listPauses, type Pause, pauseQueue, queueNames, resumeQueue } from '../
 import { type CommandContext, resolveId } from './context.ts';
 import { UsageError } from './errors.ts';
 import { count, cut, orDash, seconds, shortId, time } from './format.ts';
-import { operatorName } from './operator.ts';
+import { asOperator, operatorName } from './operator.ts';
 import { wholeNumber } from './options.ts';
 import { type Output, oneLine } from './output.ts';
 import { redrive } from './queues-redrive.ts';
@@ -54,7 +54,7 @@ export function register(program: Command, context: CommandContext): void {
       }
       const outcome = await context.withDatabase(async (db) => {
         const target = await resolveTarget(db, queue, options.workspace);
-        const changed = await pauseQueue(db, operatorName(), target, reason);
+        const changed = await asOperator(db, (tx) => pauseQueue(tx, target, operatorName(), reason));
         const pauses = await listPauses(db, Number.MAX_SAFE_INTEGER);
         return { ...target, changed, pause: pauses.find((pause) => isOf(pause, target)) ?? null };
       });
@@ -75,7 +75,7 @@ export function register(program: Command, context: CommandContext): void {
       const output = context.output(command.optsWithGlobals<Json>());
       const outcome = await context.withDatabase(async (db) => {
         const target = await resolveTarget(db, queue, options.workspace);
-        const changed = await resumeQueue(db, operatorName(), target);
+        const changed = await asOperator(db, (tx) => resumeQueue(tx, target));
         const others = (await listPauses(db, PAUSES)).filter((pause) => pause.queue === queue);
         return { ...target, changed, others };
       });

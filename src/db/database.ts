@@ -89,10 +89,13 @@ export function openDatabase(options: DatabaseOptions): Database {
   };
   if (options.limits && !options.embedded) {
     const { lockMs, statementMs } = options.limits;
+    // Without JIT: the estimates for lists in JSON (a hundred rows each, joined) pass jit_above_cost, and checkpoints of
+    // two runs then took up to 1.7 s, most of it compiling.
     // Not as startup parameters, which poolers refuse. It runs before the connection's first statement. A transaction
     // whose process has frozen gives its rows back.
     const settings = `set lock_timeout = ${lockMs}; set statement_timeout = ${statementMs};
-      set idle_in_transaction_session_timeout = ${statementMs}`;
+      set idle_in_transaction_session_timeout = ${statementMs};
+      set jit = off`;
     poolOptions.onConnect = async (client) => {
       await client.query(settings);
     };

@@ -1,5 +1,5 @@
 /** Pauses of queues, and of single workspaces in them. A trigger tells the daemons and writes the audit log. */
-import type { Database, Queryable } from './database.ts';
+import type { Queryable } from './database.ts';
 
 /** A paused queue, or one workspace of it. */
 export type Pause = {
@@ -36,45 +36,29 @@ export function listPauses(db: Queryable, limit: number): Promise<Pause[]> {
 }
 
 /** Pauses; returns false where it was paused already, which leaves the older pause as it is. */
-export function pauseQueue(
-  db: Database,
-  operator: string,
+export async function pauseQueue(
+  db: Queryable,
   target: PauseTarget,
+  by: string,
   reason: string | null,
 ): Promise<boolean> {
-  return asOperator(db, operator, async (tx) => {
-    const made = await tx.query(
-      `insert into agentd.queue_controls (queue, workspace_id, paused_at, paused_by, reason)
-       values ($1, $2, agentd.now(), $3, $4)
-       on conflict (queue, workspace_id) do nothing
-       returning id`,
-      [target.queue, target.workspaceId, operator, reason],
-    );
-    return made.length > 0;
-  });
+  const made = await db.query(
+    `insert into agentd.queue_controls (queue, workspace_id, paused_at, paused_by, reason)
+     values ($1, $2, agentd.now(), $3, $4)
+     on conflict (queue, workspace_id) do nothing
+     returning id`,
+    [target.queue, target.workspaceId, by, reason],
+  );
+  return made.length > 0;
 }
 
 /** Lets it go on; returns false where it was not paused. */
-export function resumeQueue(db: Database, operator: string, target: PauseTarget): Promise<boolean> {
-  return asOperator(db, operator, async (tx) => {
-    const gone = await tx.query(
-      `delete from agentd.queue_controls
-        where queue = $1 and workspace_id is not distinct from $2::uuid
-       returning id`,
-      [target.queue, target.workspaceId],
-    );
-    return gone.length > 0;
-  });
-}
-
-/** One transaction in which the audit log names the person at the terminal. */
-export function asOperator<T>(
-  db: Database,
-  operator: string,
-  work: (tx: Queryable) => Promise<T>,
-): Promise<T> {
-  return db.transaction(async (tx) => {
-    await tx.query(`select set_config('agentd.operator', $1, true)`, [operator]);
-    return work(tx);
-  });
+export async function resumeQueue(db: Queryable, target: PauseTarget): Promise<boolean> {
+  const gone = await db.query(
+    `delete from agentd.queue_controls
+      where queue = $1 and workspace_id is not distinct from $2::uuid
+     returning id`,
+    [target.queue, target.workspaceId],
+  );
+  return gone.length > 0;
 }

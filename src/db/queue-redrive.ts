@@ -2,8 +2,7 @@
  * Dead letters of queue task-run: jobs that failed for good, whose runs failed with them. A run that has ended never begins
  * again: its dead letter is redriven by a new run of the same task with the same input.
  */
-import type { Database, Queryable } from './database.ts';
-import { asOperator } from './queue-controls.ts';
+import type { Queryable } from './database.ts';
 
 /** Letters that one transaction redrives. */
 const BATCH = 100;
@@ -68,19 +67,18 @@ export function previewRedrive(db: Queryable, queue: string, limit: number): Pro
 /**
  * Redrives the oldest `limit` dead letters, a batch a transaction: whatever interrupts it, each letter was either redriven and
  * is gone, or stands as before. Two that redrive at once share the letters.
+ *
+ * @param transaction runs its work in one transaction, in the name of whoever redrives
  */
 export async function redriveRuns(
-  db: Database,
-  operator: string,
+  transaction: <T>(work: (tx: Queryable) => Promise<T>) => Promise<T>,
   queue: string,
   limit: number,
 ): Promise<Redriven> {
   const sum: Redriven = { retried: 0, dropped: 0, left: 0 };
   let after: { created_on: string; id: string } | null = null;
   for (let seen = 0; seen < limit; ) {
-    const batch = await asOperator(db, operator, (tx) =>
-      redriveBatch(tx, queue, Math.min(BATCH, limit - seen), after),
-    );
+    const batch = await transaction((tx) => redriveBatch(tx, queue, Math.min(BATCH, limit - seen), after));
     if (batch.last === null) break;
     after = batch.last;
     seen += batch.seen;

@@ -20,8 +20,10 @@ async function count(
  * Runs whose worker has lost its lease go back to the queue: their old job is dropped and a new one made.
  * Their epoch stays until they are claimed, but as they are not running any more, the old worker's
  * checkpoints change nothing.
+ *
+ * @param expected the time that it should be; does nothing where the database's clock says another, which was just set then
  */
-export function requeueLapsedRuns(db: Queryable): Promise<number> {
+export function requeueLapsedRuns(db: Queryable, expected: Date | null = null): Promise<number> {
   return count(
     db,
     'requeue_lapsed_runs',
@@ -31,6 +33,7 @@ with lapsed as (
    where status = 'running'
      -- one that holds for so long was given before the clock was set back
      and (lease_expires_at < agentd.now() or lease_expires_at > agentd.now() + interval '10 minutes')
+     and ($2::timestamptz is null or agentd.now() between $2 - interval '1 second' and $2 + interval '1 second')
    order by lease_expires_at
    limit $1
      for no key update skip locked
@@ -47,6 +50,7 @@ requeued as (
   returning r.id
 )
 select count(*) as repaired from requeued`,
+    [LIMIT, expected],
   );
 }
 

@@ -48,7 +48,7 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
     // Workers that live renew within a third of a lease, and write what they have as soon as they try again; until
     // then what looks lapsed may only be late.
     const patience = Math.max(deps.leaseMs / 2, LONGEST_DELAY_MS + 500);
-    await reconcileLeases(deps, deps.time.steadyMs() >= patience);
+    await reconcileLeases(deps, deps.time.steadyMs() >= patience ? deps.time.now() : null);
     if (deps.clock.elapsed() - partitionsAt > PARTITIONS_MS) {
       report(deps, 'partition', await ensurePartitions(deps.db));
       partitionsAt = deps.clock.elapsed();
@@ -61,10 +61,11 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
 /**
  * Gives back the runs of workers that have lost them, and queues the waiting ones that are due.
  *
- * @param believes whether a lease that looks lapsed is: not right after the database was away or its clock was set
+ * @param now the database's time as it should be; null right after it was away or its clock was set, when a lease that looks
+ *   lapsed need not be. Left out, what the database says is believed.
  */
-export async function reconcileLeases(deps: ReconcilerDeps, believes = true): Promise<void> {
-  if (believes) report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db));
+export async function reconcileLeases(deps: ReconcilerDeps, now?: Date | null): Promise<void> {
+  if (now !== null) report(deps, 'lapsed_lease', await requeueLapsedRuns(deps.db, now));
   const woken = await wakeDueRuns(deps.db);
   if (woken > 0) deps.log.debug({ event: 'runs_woken', runs: woken }, 'waiting runs are due');
 }

@@ -1,6 +1,8 @@
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
+import { configInForce } from '../../src/commands/doctor-checks.ts';
+import { loadConfig } from '../../src/config.ts';
 import { emptyDatabase, onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { agentd, insertTenant, json } from './support.ts';
 
@@ -133,6 +135,24 @@ test('an unusable encryption key fails, and no secret is ever printed', async ()
   });
   for (const secret of [KEY, HEX, 'tooshort'])
     expect(bad.stdout + good.stdout + good.stderr).not.toContain(secret);
+});
+
+test('where traces go is shown, the collector’s key is not', () => {
+  const shown = configInForce(
+    loadConfig({
+      OTEL_EXPORTER_OTLP_ENDPOINT: 'https://u:hunter2secret@collector',
+      OTEL_EXPORTER_OTLP_HEADERS: 'api-key=hunter2secret',
+      OTEL_TRACES_SAMPLER: 'traceidratio',
+      OTEL_TRACES_SAMPLER_ARG: '0.25',
+    }),
+  );
+  expect(shown).toMatchObject({
+    'OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT': 'https://u:***@collector/v1/traces',
+    OTEL_EXPORTER_OTLP_HEADERS: 'set',
+    OTEL_SERVICE_NAME: 'agentd',
+    'OTEL_TRACES_SAMPLER, OTEL_TRACES_SAMPLER_ARG': 'traceidratio, 0.25',
+  });
+  expect(JSON.stringify(shown)).not.toContain('hunter2secret');
 });
 
 test('an empty database: what can be asked is asked, the rest is skipped, and the next step is said', async () => {

@@ -30,10 +30,12 @@ function codesOfSource(): Set<string> {
   const pipelines = source('pipelines');
   const schedule = source('schedule');
   const providers = source('providers');
-  const tasks = readFileSync(join(root, 'src/db/migrations/0008_tasks.ts'), 'utf8');
+  const tasks = ['0008_tasks', '0013_run_control']
+    .map((name) => readFileSync(join(root, `src/db/migrations/${name}.ts`), 'utf8'))
+    .join('\n');
   const services = source('services');
   const codes = [
-    ...all(pipelines, /\b(?:RunFailure|StepFailure|ToolError)\(\s*'([a-z_]+)'/g),
+    ...all(pipelines, /\b(?:RunFailure|RunMustWait|StepFailure|ToolError)\(\s*'([a-z_]+)'/g),
     ...all(pipelines, /settledAs\(\s*'([a-z_]+)'/g),
     ...all(pipelines, /\bcode: '([a-z_]+)'/g),
     ...all(pipelines, /settle\('failed', [^\n]*, '([a-z_]+)'\)/g),
@@ -49,6 +51,7 @@ function codesOfSource(): Set<string> {
     ...all(tasks, /then '(agent_[a-z]+)' else/g),
     ...all(tasks, /else '(agent_[a-z]+)' end/g),
     ...all(tasks, /reason_code = '([a-z_]+)'/g),
+    ...all(tasks, /error_code\s+= case when p_approve then null else '([a-z_]+)'/g),
   ];
   return new Set(codes.filter((code) => !NEVER_STORED.has(code.replace(/^secret_/, ''))));
 }

@@ -75,7 +75,7 @@ async function settled(): Promise<void> {
   await vi.waitFor(
     async () => {
       const busy = await db.query<{ what: string }>(`
-        select 'run ' || status as what from public.task_runs where status in ('queued', 'running', 'waiting')
+        select 'run ' || status as what from public.task_runs where status in ('queued', 'running') or (status = 'waiting' and wake_at is not null)
         union all
         select 'task ' || name from public.agent_tasks
          where status = 'active'

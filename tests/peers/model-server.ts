@@ -320,7 +320,7 @@ function usageOf(
   script: Scripted,
   request: RecordedRequest,
   answer: string,
-): { usage?: { completion_tokens: number } } {
+): { usage?: Record<string, unknown> & { completion_tokens: number } } {
   if (script.usage === null) return {};
   const promptTokens = script.usage?.promptTokens ?? tokensOf(JSON.stringify(request.body.messages));
   const completionTokens = script.usage?.completionTokens ?? tokensOf(answer);

@@ -73,7 +73,10 @@ test.each([
     await untilRenewed();
     await shiftDatabaseClock(db, 0);
     await untilRenewed();
-    goOn(); await new Promise((r) => setTimeout(r, 1500)); console.log(daemons.map((d) => d.log.filter((l) => !l.includes('run_ended')).join('')).join('=====\n'));
+    goOn();
+    for (const id of ids) await waitForRun(db, id);
+    console.log(JSON.stringify(await db.query('select id, lease_epoch, worker_id, started_at, finished_at, reason_code from task_runs')), await db.query('select job_id, outcome, duration_ms, started_at from agentd.job_runs'),
+     daemons.map((d) => d.log.join('')).join('====='));
     for (const id of ids) {
       expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
       expect(await openRows(db, id)).toEqual([]);
@@ -109,6 +112,10 @@ test('a task that is due in the hour that was skipped runs once, and not again w
     overlap_policy: 'allow',
   });
   await using daemon = await testDaemon(db, model);
+  await until('the task is planned', async () => {
+    const planned = await db.query('select 1 from public.agent_tasks where next_run_at is not null');
+    return planned.length > 0;
+  });
   await shiftDatabaseClock(db, HOUR_MS);
   const occurrences = () =>
     db.query<{ scheduled_for: Date; status: string }>(

@@ -157,7 +157,7 @@ test('the dashboard can be imported anywhere: the data source is a variable, ids
     if (name !== '__all') expect(variables).toContain(name);
   }
   for (const target of dashboard.panels.flatMap((panel) => panel.targets ?? []))
-    expect(target.datasource.uid).toBe('${datasource}');
+    expect(target.datasource.uid).toMatch(/^\$\{datasource\}$/);
   expect(new Set(dashboard.panels.map((panel) => panel.id)).size).toBe(dashboard.panels.length);
   for (const [i, a] of dashboard.panels.entries()) {
     expect(a.gridPos.x + a.gridPos.w).toBeLessThanOrEqual(24);
