@@ -9,7 +9,21 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { describeMachine } from './support/machine.ts';
 import { markdown, plain, type Result } from './support/result.ts';
 
-const names = ['pickup', 'runs', 'slots', 'insert', 'schedule', 'memory', 'rate-limit'];
+const names = [
+  'pickup',
+  'runs',
+  'slots',
+  'insert',
+  'schedule',
+  'fairness',
+  'deep-queue',
+  'takeover',
+  'rate-limit',
+  'memory',
+  'soak',
+];
+/** Only when named: it takes an hour. */
+const slow = new Set(['soak']);
 const args = process.argv.slice(2);
 const write = args.includes('--write');
 const chosen = args.filter((arg) => arg !== '--write');
@@ -22,7 +36,7 @@ if (unknown.length > 0) {
 const machine = await describeMachine();
 console.log(`${machine}\n`);
 const results: Result[] = [];
-for (const name of names.filter((n) => chosen.length === 0 || chosen.includes(n))) {
+for (const name of names.filter((n) => (chosen.length === 0 ? !slow.has(n) : chosen.includes(n)))) {
   const module = (await import(`./${name}.ts`)) as { bench: () => Promise<Result> };
   const result = await module.bench();
   results.push(result);

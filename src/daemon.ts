@@ -18,6 +18,7 @@ import {
   newestMigration,
   requireUsableServer,
 } from './db/migrate.ts';
+import { detectPooling } from './db/pooler.ts';
 import { learnLimit, PLACES_AHEAD, type PlaceAsked, takePlaces } from './db/rate-limits.ts';
 import { isLockTimeout, isRefusal, isStatementTimeout, isTransient, retryTransient } from './db/retry.ts';
 import { runEnding } from './db/run-ending.ts';
@@ -137,6 +138,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   let tracing: Tracing | null = null;
   try {
     await requireUsableServer(db);
+    if (!db.embedded) await requireSessions(db.url, log);
     if (config.autoMigrate) await migrate(db, config);
     else await requireMigrated(db);
 
@@ -158,7 +160,9 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     });
     const checkpoints = new Batcher<Checkpoint, CheckpointResult>(
       async (items) => {
+        let sentAt = 0;
         const write = (): Promise<CheckpointResult[]> => {
+          sentAt = clock.elapsed();
           const answer = writeCheckpoints(db, items, leaseSeconds);
           options.testSignal?.('checkpoint_sent');
           return answer;
@@ -170,7 +174,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           retryIf: (error) => !isRefusal(error) && !isLockTimeout(error),
         });
         options.testSignal?.('checkpoint_answered');
-        for (const item of items) leases.confirm(item.run, item.epoch);
+        for (const item of items) leases.confirm(item.run, item.epoch, sentAt);
         return results;
       },
       { maxItems: 100, maxConcurrent: 3, again: lockedAgain },
@@ -303,6 +307,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         for (const consumer of consumers) consumer.wake();
         schedule.wake();
         alive.wake();
+        leases.renewNow();
       },
     });
 
@@ -392,6 +397,26 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 /** An item whose row somebody holds is tried again by itself. */
 function lockedAgain(error: unknown): number | null {
   return isLockTimeout(error) ? LIMITS.lockMs : null;
+}
+
+/** Throws DatabaseStateError behind a pooler on which statements would fail at random; warns of one that only costs time. */
+async function requireSessions(url: string, log: Logger): Promise<void> {
+  // What keeps the look from being made is met again, and said better, by whatever comes next.
+  const pooling = await detectPooling(url).catch(() => 'direct');
+  const advice =
+    'Point DATABASE_URL at the server itself or at a pooler in session mode (on Supabase port 5432).';
+  if (pooling === 'transactions without prepared statements') {
+    throw new DatabaseStateError(
+      `DATABASE_URL leads to a pooler in transaction mode that does not keep prepared statements. ${advice} ` +
+        'PgBouncer 1.21 or newer with max_prepared_statements above 0 works too, later and slower.',
+    );
+  }
+  if (pooling === 'transactions') {
+    log.warn(
+      { event: 'pooler_in_transaction_mode', next_step: advice },
+      'behind a pooler in transaction mode no notification arrives: work is found by polling, later',
+    );
+  }
 }
 
 /** On a connection of its own, which may wait for locks: another daemon may be migrating. */

@@ -29,7 +29,9 @@ server.respond(async (_request, index) => {
 });
 createInterface({ input: process.stdin }).on('line', () => {
   const { admitted, admittedTokens, refused } = server.limits;
-  console.log(JSON.stringify({ admitted, admittedTokens, refused, ms: last - (first ?? last) } satisfies LimitedStats));
+  console.log(
+    JSON.stringify({ admitted, admittedTokens, refused, ms: last - (first ?? last) } satisfies LimitedStats),
+  );
 });
 console.log(JSON.stringify({ url: server.url } satisfies LimitedModel));
 process.on('SIGTERM', () => process.exit(0));

@@ -28,10 +28,11 @@ export type PlaceGiven =
   | { readonly kind: 'locked' | 'unknown' };
 
 /**
- * How far ahead places are given, in milliseconds. Short enough for a call to wait in its slot; long enough that calls which come
- * back a second late find no gap. Those that return go further than newcomers, and so before them.
+ * How far ahead places are given, in milliseconds: short, for those that wait so long do it in their slot. Those that return go
+ * further than newcomers, and so before them. Calls that come back a second late find no gap: what was not used meanwhile is still
+ * in the bucket.
  */
-export const PLACES_AHEAD = { newcomersMs: 2_500, returningMs: 5_000 } as const;
+export const PLACES_AHEAD = { newcomersMs: 1_000, returningMs: 2_000 } as const;
 
 const TAKE: Statement = {
   name: 'take_places',
@@ -77,6 +78,8 @@ export type LimitLearnt = {
   readonly tokens: LearntLimit | null;
   /** How long ago that was, in milliseconds. */
   readonly ageMs: number;
+  /** Calls under way that took no place, after what the provider said: how many, and the tokens estimated for them. */
+  readonly unbooked: { readonly requests: number; readonly tokens: number };
   /** Nobody is to ask for so long; null after an answer. */
   readonly blockedMs: number | null;
 };
@@ -89,24 +92,26 @@ insert into agentd.rate_limits as l (
 values (
   $1,
   $2::double precision, $3::double precision,
-  agentd.now() - make_interval(secs => $8::double precision / 1000 + $4::double precision / $3::double precision),
+  agentd.now() - make_interval(
+    secs => $8::double precision / 1000 + ($4::double precision - $10::double precision) / $3::double precision),
   $5::double precision, $6::double precision,
-  agentd.now() - make_interval(secs => $8::double precision / 1000 + $7::double precision / $6::double precision),
+  agentd.now() - make_interval(
+    secs => $8::double precision / 1000 + ($7::double precision - $11::double precision) / $6::double precision),
   agentd.now() + $9::double precision * interval '1 millisecond', agentd.now())
 on conflict (key) do update
    set requests_limit = coalesce(excluded.requests_limit, l.requests_limit),
        requests_per_second = coalesce(excluded.requests_per_second, l.requests_per_second),
-       requests_at = greatest(l.requests_at, excluded.requests_at),
+       requests_at = greatest(l.requests_at + make_interval(secs => $10 / l.requests_per_second), excluded.requests_at),
        tokens_limit = coalesce(excluded.tokens_limit, l.tokens_limit),
        tokens_per_second = coalesce(excluded.tokens_per_second, l.tokens_per_second),
-       tokens_at = greatest(l.tokens_at, excluded.tokens_at),
+       tokens_at = greatest(l.tokens_at + make_interval(secs => $11 / l.tokens_per_second), excluded.tokens_at),
        blocked_until = greatest(l.blocked_until, excluded.blocked_until),
        updated_at = excluded.updated_at`,
 };
 
 /** Makes a key's row, or brings it up to date. What the provider counted can only be more than is known already. */
 export async function learnLimit(db: Queryable, learnt: LimitLearnt): Promise<void> {
-  const { key, requests, tokens, ageMs, blockedMs } = learnt;
+  const { key, requests, tokens, ageMs, unbooked, blockedMs } = learnt;
   await db.query(LEARN, [
     key,
     requests?.limit ?? null,
@@ -117,6 +122,8 @@ export async function learnLimit(db: Queryable, learnt: LimitLearnt): Promise<vo
     tokens?.left ?? null,
     ageMs,
     blockedMs,
+    unbooked.requests,
+    unbooked.tokens,
   ]);
 }
 
@@ -129,7 +136,7 @@ with line as (
   delete from agentd.rate_limit_lines l
    where (l.key, l.workspace_id) in (
      select o.key, o.workspace_id from agentd.rate_limit_lines o
-      where o.return_at < agentd.now() - interval '1 hour'
+      where o.last_at < agentd.now() - interval '1 hour'
         for update skip locked)
 ),
 swept as (

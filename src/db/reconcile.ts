@@ -77,6 +77,24 @@ select n as repaired from (select count(*) as n from queued) q
   );
 }
 
+/**
+ * Whether a run that was let in has no job that could still execute it: a probe of pg-boss's primary key for each that is let in.
+ * Finding such runs by their jobs would read all finished ones, which may be millions.
+ */
+export async function isAnyJobLost(db: Queryable): Promise<boolean> {
+  const [row] = await db.query<{ found: boolean }>({
+    name: 'is_any_job_lost',
+    text: `
+select exists (
+  select 1 from public.task_runs r
+   where r.status = 'queued' and r.job_id is not null
+     and not exists (select 1 from pgboss.job j
+                      where j.name = 'task-run' and j.id = r.job_id and j.state in ('created', 'retry', 'active'))
+) as found`,
+  });
+  return row?.found ?? false;
+}
+
 /** Queued runs whose job is gone (expired, deleted, dropped) get a new one. */
 export function enqueueRunsWithoutJob(db: Queryable): Promise<number> {
   return count(

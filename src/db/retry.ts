@@ -12,6 +12,7 @@ export const LONGEST_DELAY_MS = 5_000;
 export function isTransient(error: unknown): boolean {
   if (!(error instanceof Error)) return false;
   if (error instanceof AggregateError) return error.errors.some(isTransient);
+  if (isMissingPartition(error)) return true;
   const code = (error as { code?: unknown }).code;
   if (typeof code === 'string') {
     if (/^(08...|40001|40P01|57P0[1235]|57014|25P03|53...|58...|25006|XX000)$/.test(code)) return true;
@@ -21,8 +22,14 @@ export function isTransient(error: unknown): boolean {
   return /connection|terminated|socket|timeout/i.test(error.message);
 }
 
+/** Whether a row has no partition yet, as after the server's clock was set far ahead: the reconciler makes it. */
+function isMissingPartition(error: unknown): boolean {
+  return (error as { routine?: unknown } | null)?.routine === 'ExecFindPartition';
+}
+
 /** Whether the database refused a statement for what is in it: a value, a constraint, a size. */
 export function isRefusal(error: unknown): boolean {
+  if (isMissingPartition(error)) return false;
   const code = error instanceof Error ? (error as { code?: unknown }).code : null;
   return typeof code === 'string' && /^(22|23|54)...$/.test(code);
 }

@@ -154,6 +154,8 @@ export type ClaimedRun = {
   readonly created_at_ms: number;
   readonly started_at_ms: number;
   readonly claimed_at_ms: number;
+  /** Likewise: since when it had waited for a person or a budget; null if this claim ends no such wait. */
+  readonly paused_at_ms: number | null;
   /** Milliseconds since the run was first started, by the database's clock, without the time that it waited for a person or a budget. */
   readonly elapsed_ms: number;
   /** Those of its workspace, agent and task. */
@@ -187,7 +189,7 @@ const CLAIM: Statement = {
   name: 'claim_runs',
   text: `
 with locked as (
-  select r.id,
+  select r.id, r.paused_at as was_paused_at,
          exists (select 1 from agentd.queue_controls q
                   where q.queue = 'task-run' and q.workspace_id = r.workspace_id) as is_paused
     from public.task_runs r
@@ -222,7 +224,7 @@ claimed as (
          claims_without_progress = r.claims_without_progress + 1
     from locked
    where r.id = locked.id and not locked.is_paused
-  returning r.*
+  returning r.*, locked.was_paused_at
 ),
 -- a run claimed for the first time: its first step and first call are journaled with the claim
 first_step as (
@@ -244,6 +246,7 @@ select asked.id,
        extract(epoch from c.created_at)::float8 * 1000 as created_at_ms,
        extract(epoch from c.started_at)::float8 * 1000 as started_at_ms,
        extract(epoch from agentd.now())::float8 * 1000 as claimed_at_ms,
+       extract(epoch from c.was_paused_at)::float8 * 1000 as paused_at_ms,
        extract(epoch from agentd.now() - c.started_at) * 1000 - c.waited_ms as elapsed_ms,
        coalesce((
          select jsonb_agg(jsonb_build_object(
@@ -540,7 +543,9 @@ step as (
          context = coalesce(excluded.context, s.context), result = coalesce(excluded.result, s.result),
          reason_code = excluded.reason_code, error_message = excluded.error_message,
          finished_at = excluded.finished_at,
-         duration_ms = extract(epoch from excluded.finished_at - s.started_at) * 1000
+         -- a step that waited for a person may have taken longer than an integer of milliseconds holds
+         duration_ms = case when excluded.finished_at is not null then
+           least(greatest(extract(epoch from excluded.finished_at - s.started_at) * 1000, 0), 2147483647) end
   returning s.run_id, s.step_id, s.status, s.result, s.error_message, s.attempt, s.started_at, s.finished_at, s.duration_ms
 ),
 llm as (

@@ -208,7 +208,8 @@ export interface AgentdQueueSettings {
 
 export interface AgentdRateLimitLines {
   key: string;
-  return_at: Timestamp;
+  last_at: Timestamp;
+  waiting: number;
   workspace_id: string;
 }
 
@@ -221,7 +222,12 @@ export interface AgentdRateLimits {
   requests_at: Timestamp | null;
   requests_limit: number | null;
   requests_per_second: number | null;
+  said_at: Timestamp | null;
+  said_given: number | null;
+  said_left: number | null;
   tokens_at: Timestamp | null;
+  tokens_factor: Generated<number>;
+  tokens_given: Generated<number>;
   tokens_limit: number | null;
   tokens_per_second: number | null;
   updated_at: Generated<Timestamp>;

@@ -14,6 +14,7 @@ import {
   enqueueRunsWithoutJob,
   ensurePartitions,
   failRunsWithDeadJob,
+  isAnyJobLost,
   requeueLapsedRuns,
   sweepBudgets,
   sweepWorkers,
@@ -26,7 +27,7 @@ const LEASES_MS = 1_000;
 const REST_EVERY = 5;
 /** So long a pass looks through the waiting rooms; the next one goes on where it ended. */
 const WAITING_ROOMS_MS = 250;
-/** Partitions are made twelve months ahead: once in a while is enough. */
+/** Partitions are made twelve months ahead of the database's clock: once in a while is enough, and when that was set. */
 const PARTITIONS_MS = 6 * 3_600_000;
 
 export type ReconcilerDeps = ServiceDeps & { readonly db: Database };
@@ -49,9 +50,10 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
     // then what looks lapsed may only be late.
     const patience = Math.max(deps.leaseMs / 2, LONGEST_DELAY_MS + 500);
     await reconcileLeases(deps, deps.time.steadyMs() >= patience ? deps.time.now() : null);
-    if (deps.clock.elapsed() - partitionsAt > PARTITIONS_MS) {
+    const now = deps.time.now().getTime();
+    if (Math.abs(now - partitionsAt) > PARTITIONS_MS) {
       report(deps, 'partition', await ensurePartitions(deps.db));
-      partitionsAt = deps.clock.elapsed();
+      partitionsAt = now;
     }
     if (pass++ % REST_EVERY === 0) await reconcileRest(deps, place);
     return LEASES_MS * (0.9 + Math.random() * 0.2);
@@ -76,8 +78,10 @@ type Place = { after: string | null };
 /** Makes missing jobs, admits stranded runs, forgets dead workers. Looks into waiting rooms from `place` on, and moves it. */
 export async function reconcileRest(deps: ReconcilerDeps, place: Place = { after: null }): Promise<void> {
   report(deps, 'stale_job', await dropStaleJobs(deps.db));
-  report(deps, 'dead_job', await failRunsWithDeadJob(deps.db));
-  report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
+  if (await isAnyJobLost(deps.db)) {
+    report(deps, 'dead_job', await failRunsWithDeadJob(deps.db));
+    report(deps, 'missing_job', await enqueueRunsWithoutJob(deps.db));
+  }
   report(deps, 'waiting_room', await lookThroughWaitingRooms(deps, place));
   report(deps, 'budget', await sweepBudgets(deps.db));
   report(deps, 'dead_worker', await sweepWorkers(deps.db));

@@ -87,6 +87,10 @@ export class RunTrace {
     if (run.lease_epoch === 1) {
       deps.emit(idleSpan(run, 'queued', 'queued', null, { startMs: this.#createdAt, endMs: startedAt }));
     }
+    if (run.paused_at_ms !== null) {
+      const period = { startMs: Math.min(run.paused_at_ms, run.claimed_at_ms), endMs: run.claimed_at_ms };
+      deps.emit(idleSpan(run, `wait:${run.lease_epoch - 1}`, 'waiting', null, period));
+    }
   }
 
   /** The state of a step. */
@@ -104,7 +108,10 @@ export class RunTrace {
         return;
       }
       this.#steps.set(order, { startMs, change });
-      if (change.reason_code) this.#pauses(order, change.reason_code);
+      if (change.reason_code) {
+        this.#abort(now, order);
+        this.#pauses(order, change.reason_code);
+      }
       // The claim of a new run has journaled its first call.
       if (!known && order === 1 && this.#run.lease_epoch === 1) this.#pauses(1, null);
     });
@@ -168,8 +175,8 @@ export class RunTrace {
       if (end === null) return;
       this.#ended = end;
       if (end.status === 'completed' || end.status === 'failed') this.#root(end.status, end.reason_code);
-      else if (end.status === 'waiting' && end.wake_in_ms !== null) {
-        // By plan: nobody is there to see when it really ends. The next claim says when the run went on.
+      else if (end.status === 'waiting' && end.wake_in_ms !== null && !end.pauses_clock) {
+        // By plan: nobody is there to see when it really ends. (A wait for a person or a budget is said by the claim that ends it.)
         const now = this.#now();
         const period = { startMs: now, endMs: now + end.wake_in_ms };
         const place = `wait:${this.#run.lease_epoch}`;
@@ -207,11 +214,7 @@ export class RunTrace {
   #endClaim(): void {
     const endMs = this.#now();
     this.#endPause(endMs);
-    // What was under way was aborted; another worker may make it again.
-    for (const { call } of [...this.#calls.values()]) this.#endAttempt({ ...call, error_code: 'aborted' });
-    for (const { startMs, call } of this.#tools.values()) {
-      if (call.status !== 'waiting') this.#tool(call, 'started', 'aborted', { startMs, endMs });
-    }
+    this.#abort(endMs);
     const end = this.#ended;
     const outcome = end === null ? 'lost' : end.status === 'queued' ? 'released' : end.status;
     const period = { startMs: this.#run.claimed_at_ms, endMs };
@@ -235,12 +238,32 @@ export class RunTrace {
     this.#deps.emit(modelSpan(this.#run, { ...change, provider, model, attempt }, ++this.#attempts, period));
   }
 
+  /** What was under way in a step, or at all, was aborted; it may be made again. */
+  #abort(endMs: number, order: number | null = null): void {
+    for (const { call } of [...this.#calls.values()]) {
+      if (order === null || call.order === order) this.#endAttempt({ ...call, error_code: 'aborted' });
+    }
+    for (const [place, { startMs, call }] of [...this.#tools]) {
+      if (call.status === 'waiting' || (order !== null && call.order !== order)) continue;
+      this.#tools.delete(place);
+      this.#deps.emit(
+        toolSpan(
+          this.#run,
+          call,
+          ++this.#attempts,
+          { status: 'started', code: 'aborted' },
+          { startMs, endMs },
+        ),
+      );
+    }
+  }
+
   #tool(call: ToolCallChange, status: string, code: string | null, period: Period): void {
     // A checkpoint that is refused makes the journal name its calls again.
     const place = `${call.order}:${call.turn}:${call.index}`;
     if (this.#said.has(place)) return;
     this.#said.add(place);
-    this.#deps.emit(toolSpan(this.#run, call, status, code, period));
+    this.#deps.emit(toolSpan(this.#run, call, ++this.#attempts, { status, code }, period));
   }
 
   /** A pause begins, unless one has. */

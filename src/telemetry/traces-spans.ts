@@ -174,19 +174,19 @@ export function modelSpan(
   };
 }
 
-/** One tool call. One that was settled without being made has no length. */
+/** One tool call, or an attempt of one. One that was settled without being made has no length. `number`: which one of this claim. */
 export function toolSpan(
   run: ClaimedRun,
   call: ToolCallChange,
-  status: string,
-  code: string | null,
+  number: number,
+  outcome: { readonly status: string; readonly code: string | null },
   period: Period,
 ): SpanRecord {
-  const place = `${call.order}:${call.turn}:${call.index}`;
+  const { status, code } = outcome;
   // A name that no source has is the model's own words.
   const tool = call.source === 'none' ? 'unknown' : (name(call.tool) ?? 'unknown');
   return {
-    ...below(run, `step:${call.order}`, `tool:${place}:${run.lease_epoch}`, period),
+    ...below(run, `step:${call.order}`, `tool:${run.lease_epoch}:${number}`, period),
     name: `execute_tool ${tool}`,
     attributes: {
       'agentd.run.id': run.id,

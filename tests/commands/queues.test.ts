@@ -82,8 +82,8 @@ describe('queues redrive', () => {
     const run = randomUUID();
     await db.query(
       `insert into public.task_runs (id, task_id, input, status, reason_code, finished_at)
-       values ($1, $2, '{"n": 1}', $3, $4, case when $3::text <> 'running' then now() end)`,
-      [run, tenant.task, status, reason],
+       values ($1, $2, '{"n": 1}', $3, $4, $5)`,
+      [run, tenant.task, status, reason, status === 'running' ? null : new Date()],
     );
     await letter({ run_id: run });
     return run;

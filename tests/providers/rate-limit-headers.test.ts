@@ -9,7 +9,12 @@ function read(headers: Record<string, string>) {
 }
 
 /** OpenAI's three headers of one limit. */
-function openai(what: 'requests' | 'tokens', limit: number | string, remaining: number | string, reset?: string) {
+function openai(
+  what: 'requests' | 'tokens',
+  limit: number | string,
+  remaining: number | string,
+  reset?: string,
+) {
   return {
     [`x-ratelimit-limit-${what}`]: String(limit),
     [`x-ratelimit-remaining-${what}`]: String(remaining),

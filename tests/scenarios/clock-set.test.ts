@@ -1,13 +1,15 @@
 /** The clock of the database is set by an hour while runs are in flight. */
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
-import { testDaemon } from '../support/daemon.ts';
+import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { shiftDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert, makePlatform, makeTask, type Platform, startRun, startTask } from '../support/platform.ts';
 import { findRun, openRows, until, waitForRun } from '../support/runs.ts';
 import { countBy, startShop } from '../support/shop.ts';
 
 const HOUR_MS = 3_600_000;
+/** Long enough that none lapses on a busy machine. */
+const leaseSeconds = 9;
 
 let db: TestDatabase;
 let model: ModelServer;
@@ -30,10 +32,19 @@ function untilRenewed(): Promise<true> {
   return until('all leases were renewed', async () => {
     const odd = await db.query(
       `select 1 from public.task_runs where status = 'running'
-          and lease_expires_at not between agentd.now() and agentd.now() + interval '5 seconds'`,
+          and lease_expires_at not between agentd.now() and agentd.now() + interval '10 seconds'`,
     );
     return odd.length === 0;
   });
+}
+
+/** Each worker has said so often that the clock was set. */
+function untilSeen(daemons: readonly TestDaemon[], times: number): Promise<true> {
+  return until('every worker has seen it', () =>
+    daemons.every(
+      (daemon) => daemon.log.filter((line) => line.includes('database_clock_set')).length >= times,
+    ),
+  );
 }
 
 test.each([
@@ -54,7 +65,11 @@ test.each([
   });
   const daemons = await Promise.all(
     [1, 2].map(() =>
-      testDaemon(db, model, { toolSources: [shop.source], env: { AGENTD_QUEUES: 'task-run=4' } }),
+      testDaemon(db, model, {
+        leaseSeconds,
+        toolSources: [shop.source],
+        env: { AGENTD_QUEUES: 'task-run=4' },
+      }),
     ),
   );
   try {
@@ -67,16 +82,12 @@ test.each([
     await until('three tools are called', () => shop.calls.length === 3);
 
     await shiftDatabaseClock(db, ms);
-    await until('a worker has seen it', () =>
-      daemons.some((d) => d.log.join().includes('database_clock_set')),
-    );
+    await untilSeen(daemons, 1);
     await untilRenewed();
     await shiftDatabaseClock(db, 0);
+    await untilSeen(daemons, 2);
     await untilRenewed();
     goOn();
-    for (const id of ids) await waitForRun(db, id);
-    console.log(JSON.stringify(await db.query('select id, lease_epoch, worker_id, started_at, finished_at, reason_code from task_runs')), await db.query('select job_id, outcome, duration_ms, started_at from agentd.job_runs'),
-     daemons.map((d) => d.log.join('')).join('====='));
     for (const id of ids) {
       expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 1 });
       expect(await openRows(db, id)).toEqual([]);
@@ -123,6 +134,7 @@ test('a task that is due in the hour that was skipped runs once, and not again w
       [taskId],
     );
   await db.query(`select pg_notify('agentd_schedule', '')`);
+  await untilSeen([daemon], 1);
   const before = await until('the due occurrence has run', async () => {
     const rows = await occurrences();
     return rows.some((row) => row.status === 'completed') ? rows : null;
@@ -130,10 +142,7 @@ test('a task that is due in the hour that was skipped runs once, and not again w
   expect(before.filter((row) => row.status === 'completed')).toHaveLength(1);
   expect(new Set(before.map((row) => row.scheduled_for.getTime())).size).toBe(before.length);
   await shiftDatabaseClock(db, 0);
-  await until(
-    'the worker has seen it',
-    () => daemon.log.filter((line) => line.includes('database_clock_set')).length >= 2,
-  );
+  await untilSeen([daemon], 2);
   await db.query(`select pg_notify('agentd_schedule', '')`);
   const [{ next_run_at } = { next_run_at: null }] = await db.query<{ next_run_at: Date | null }>(
     'select next_run_at from public.agent_tasks where id = $1',
@@ -143,4 +152,19 @@ test('a task that is due in the hour that was skipped runs once, and not again w
     Math.max(...before.map((row) => row.scheduled_for.getTime())),
   );
   expect(await occurrences()).toEqual(before);
+});
+
+test('a run that waits for a month ends, and its step has a length', async () => {
+  model.respond((_, index) =>
+    index === 0 ? { status: 429, headers: { 'retry-after-ms': '60000' } } : { content: 'at last' },
+  );
+  await using daemon = await testDaemon(db, model, { leaseSeconds });
+  const id = await startTask(db, platform, 'x', { timeout_seconds: 100 * 86_400 });
+  await waitForRun(db, id, ['waiting']);
+  await shiftDatabaseClock(db, 30 * 24 * HOUR_MS);
+  expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', output: { text: 'at last' } });
+  const steps = await db.query('select duration_ms from public.task_step_runs where run_id = $1', [id]);
+  // As much as the column holds: 24.8 days.
+  expect(steps).toEqual([{ duration_ms: 2 ** 31 - 1 }]);
+  expect(daemon.log.filter((line) => line.includes('journal_refused'))).toEqual([]);
 });

@@ -53,7 +53,10 @@ describe('a model that stays down', () => {
     model.respond((request) => (isOf(FIRST)(request) ? down : { content: 'from the second' }));
     await using _daemon = await start();
     const id = await startTask(db, platform, 'x');
-    expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', output: { text: 'from the second' } });
+    expect(await waitForRun(db, id)).toMatchObject({
+      status: 'completed',
+      output: { text: 'from the second' },
+    });
     expect(asked()).toEqual([FIRST, FIRST, FIRST, SECOND]);
     const rows = await calls(id);
     expect(rows).toMatchObject([
@@ -103,8 +106,17 @@ describe('a model that stays down', () => {
   test('costs what the model that answered costs, and its row of llm_models is the call’s', async () => {
     const price = { provider: 'openai', name: 'n', input_cost_per_1k: 1, output_cost_per_1k: 2 };
     const ownId = await insert(db, 'public.llm_models', { ...price, model_id: FIRST });
-    await insert(db, 'public.llm_models', { ...price, provider: 'other', model_id: SECOND, input_cost_per_1k: 9 });
-    const nextId = await insert(db, 'public.llm_models', { ...price, model_id: SECOND, input_cost_per_1k: 3 });
+    await insert(db, 'public.llm_models', {
+      ...price,
+      provider: 'other',
+      model_id: SECOND,
+      input_cost_per_1k: 9,
+    });
+    const nextId = await insert(db, 'public.llm_models', {
+      ...price,
+      model_id: SECOND,
+      input_cost_per_1k: 3,
+    });
     await agentWith(SECOND, 'unlisted-model');
     await db.query('update public.agents set llm_model_id = $2 where id = $1', [platform.agentId, ownId]);
     const usage = { promptTokens: 1_000, completionTokens: 1_000 };

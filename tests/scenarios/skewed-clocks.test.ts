@@ -14,15 +14,22 @@ import { makePlatform, makeTask, type Platform, startRun, startTask } from '../s
 import { findRun, toolCalls, until, waitForRun } from '../support/runs.ts';
 
 const SKEW_MS = 90_000;
+/** Late, on a busy machine, but not by a skew. */
+const LATE_MS = 30_000;
+/** Long enough that none lapses on a busy machine. */
+const LEASE_SECONDS = 9;
 
 let db: TestDatabase;
 let model: ModelServer;
 let platform: Platform;
+/** The times that the tables had at the beginning. */
+let before: Set<string>;
 
 beforeEach(async () => {
   db = await testDatabase();
   model = await startModelServer();
   platform = await makePlatform(db);
+  before = await allTimes();
 });
 
 afterEach(async () => {
@@ -40,7 +47,9 @@ async function twoNodes(slots: number, options: TestDaemonOptions = {}) {
   const env = { AGENTD_QUEUES: `task-run=${slots}`, ...options.env };
   const nodes: TestDaemon[] = [];
   for (const ms of [SKEW_MS, -SKEW_MS]) {
-    nodes.push(await testDaemon(db, model, { ...options, env, clock: skewed(ms) }));
+    nodes.push(
+      await testDaemon(db, model, { leaseSeconds: LEASE_SECONDS, ...options, env, clock: skewed(ms) }),
+    );
   }
   return {
     nodes,
@@ -55,25 +64,31 @@ async function databaseNow(): Promise<number> {
   return row?.now.getTime() ?? Number.NaN;
 }
 
-/** Columns of any table in which a time is off by about as much as the nodes' dates. */
-async function skewedTimes(): Promise<string[]> {
-  const columns = await db.query<{ table_name: string; column_name: string }>(
-    `select format('%I.%I', c.table_schema, c.table_name) as table_name, quote_ident(c.column_name) as column_name
+/** Every time in every table, as 'table.column time'. */
+async function allTimes(): Promise<Set<string>> {
+  const columns = await db.query<{ name: string; query: string }>(
+    `select format('%I.%I.%I', c.table_schema, c.table_name, c.column_name) as name,
+            format('select %L || t.%I::text as at from %I.%I t where t.%I is not null',
+                   format('%I.%I.%I ', c.table_schema, c.table_name, c.column_name),
+                   c.column_name, c.table_schema, c.table_name, c.column_name) as query
        from information_schema.columns c
        join information_schema.tables t using (table_schema, table_name)
       where c.table_schema in ('public', 'agentd', 'pgboss') and t.table_type = 'BASE TABLE'
         and c.data_type = 'timestamp with time zone'`,
   );
   expect(columns.length).toBeGreaterThan(50);
-  const found: string[] = [];
-  for (const { table_name, column_name } of columns) {
-    const rows = await db.query(
-      `select 1 from ${table_name}
-        where abs(extract(epoch from ${column_name} - agentd.now())) between 60 and 120 limit 1`,
-    );
-    if (rows.length > 0) found.push(`${table_name}.${column_name}`);
-  }
-  return found;
+  const rows = await db.query<{ at: string }>(columns.map(({ query }) => query).join(' union '));
+  return new Set(rows.map((row) => row.at));
+}
+
+/** Times that were written since the beginning of the test and are off by about as much as the nodes' dates. */
+async function skewedTimes(): Promise<string[]> {
+  const now = await databaseNow();
+  return [...(await allTimes())].filter((one) => {
+    const [, time = ''] = /^\S+ (.+)$/.exec(one) ?? [];
+    const off = Math.abs(Date.parse(time) - now);
+    return !before.has(one) && off > 60_000 && off < 120_000;
+  });
 }
 
 async function workersOf(ids: readonly string[]): Promise<Set<string | null>> {
@@ -98,7 +113,7 @@ describe('a node 90 s ahead and one 90 s behind', () => {
     for (const row of rows) {
       const late = row.created_at.getTime() - row.scheduled_for.getTime();
       expect(late).toBeGreaterThanOrEqual(0);
-      expect(late).toBeLessThan(2_000);
+      expect(late).toBeLessThan(LATE_MS);
     }
     expect(rows.filter((row) => row.status === 'skipped')).toEqual([]);
     await until('the jobs are settled', async () => {
@@ -108,12 +123,15 @@ describe('a node 90 s ahead and one 90 s behind', () => {
       return (settled?.n ?? 0) >= 4;
     });
     expect(await skewedTimes()).toEqual([]);
+    // The check itself would find one.
+    await db.query(`update public.agents set created_at = agentd.now() + interval '90 seconds'`);
+    expect(await skewedTimes()).toHaveLength(1);
   });
 
   test('hold leases of one length, and end runs after their own time limit', async () => {
     await using _both = await twoNodes(1);
     model.respond(() => ({ hang: true }));
-    const before = performance.now();
+    const started = performance.now();
     const ids = [
       await startTask(db, platform, 'one', { timeout_seconds: 3 }),
       await startTask(db, platform, 'two', { timeout_seconds: 3 }),
@@ -124,8 +142,8 @@ describe('a node 90 s ahead and one 90 s behind', () => {
     );
     expect(leases).toHaveLength(2);
     for (const { left } of leases) {
-      expect(left).toBeGreaterThan(1);
-      expect(left).toBeLessThanOrEqual(3);
+      expect(left).toBeGreaterThan(0);
+      expect(left).toBeLessThanOrEqual(LEASE_SECONDS);
     }
     expect((await workersOf(ids)).size).toBe(2);
     for (const id of ids) {
@@ -135,9 +153,9 @@ describe('a node 90 s ahead and one 90 s behind', () => {
         lease_epoch: 1,
       });
     }
-    const took = performance.now() - before;
+    const took = performance.now() - started;
     expect(took).toBeGreaterThan(2_900);
-    expect(took).toBeLessThan(5_500);
+    expect(took).toBeLessThan(LATE_MS);
     expect(await skewedTimes()).toEqual([]);
   });
 
@@ -157,14 +175,14 @@ describe('a node 90 s ahead and one 90 s behind', () => {
     for (const id of ids) {
       const run = await waitForRun(db, id, ['waiting']);
       const left = (run.wake_at?.getTime() ?? 0) - (await databaseNow());
-      expect(left).toBeGreaterThan(3_500);
-      expect(left).toBeLessThanOrEqual(5_300);
+      expect(left).toBeGreaterThan(-LATE_MS);
+      expect(left).toBeLessThanOrEqual(10_000);
     }
     expect((await workersOf(ids)).size).toBe(2);
     for (const id of ids) expect((await waitForRun(db, id)).status).toBe('completed');
     for (const [first = 0, second = 0] of asked.values()) {
       expect(second - first).toBeGreaterThan(5_000);
-      expect(second - first).toBeLessThan(8_500);
+      expect(second - first).toBeLessThan(LATE_MS);
     }
     expect(await skewedTimes()).toEqual([]);
   });
@@ -185,7 +203,7 @@ describe('a node 90 s ahead and one 90 s behind', () => {
     for (const id of ids) {
       const [call] = await toolCalls(db, id);
       const told = Date.parse(/\((.+)\)$/.exec(call?.result?.content ?? '')?.[1] ?? '');
-      expect(Math.abs(now - told)).toBeLessThan(5_000);
+      expect(Math.abs(now - told)).toBeLessThan(LATE_MS);
     }
   });
 });
@@ -209,7 +227,7 @@ describe.skipIf(!onServer)('server-only: a run that changes hands between them',
       const took = performance.now() - cutAt;
       // A lease of 3 s that is renewed every second.
       expect(took).toBeGreaterThan(1_900);
-      expect(took).toBeLessThan(6_000);
+      expect(took).toBeLessThan(LATE_MS);
       expect(await waitForRun(db, id)).toMatchObject({ status: 'completed', lease_epoch: 2 });
       expect(await skewedTimes()).toEqual([]);
       network.heal();
@@ -238,7 +256,7 @@ describe.skipIf(!onServer)('server-only: a run that changes hands between them',
       });
       const late = await db.query(
         `select 1 from public.task_runs where task_id = $1
-            and extract(epoch from created_at - scheduled_for) not between 0 and 3`,
+            and extract(epoch from created_at - scheduled_for) not between 0 and 30`,
         [scheduled],
       );
       expect(late).toEqual([]);

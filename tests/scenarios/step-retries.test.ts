@@ -102,7 +102,7 @@ describe('a retry after the step’s time limit', () => {
     expect(slow).toMatch(/may or may not have taken effect/);
     expect((await stepRuns(db, id)).map((s) => [s.status, s.attempt])).toEqual([['completed', 2]]);
     expect(model.requests).toHaveLength(2);
-    expect(run.tool_calls).toBe(2);
+    expect(run.tool_calls).toBe(3);
     expect(await quantities(id, 'tool_call')).toBe(2);
     expect(await openRows(db, id)).toEqual([]);
   });

@@ -192,10 +192,10 @@ export async function loseLease(db: Database, id: string): Promise<void> {
   });
 }
 
-/** Tables other than `except` in which a text occurs anywhere. */
+/** Tables other than `except` in which a text, or one of several, occurs anywhere. */
 export async function tablesWith(
   db: Queryable,
-  text: string,
+  text: string | readonly string[],
   except: readonly string[] = [],
 ): Promise<string[]> {
   const tables = await db.query<{ name: string }>(
@@ -205,7 +205,10 @@ export async function tablesWith(
   const found: string[] = [];
   for (const { name } of tables) {
     if (except.includes(name)) continue;
-    const rows = await db.query(`select 1 from ${name} t where strpos(t::text, $1) > 0 limit 1`, [text]);
+    const rows = await db.query(
+      `select 1 from ${name} t where exists (select 1 from unnest($1::text[]) as one where strpos(t::text, one) > 0) limit 1`,
+      [typeof text === 'string' ? [text] : text],
+    );
     if (rows.length > 0) found.push(name);
   }
   return found;

@@ -144,6 +144,44 @@ test.each([
   },
 );
 
+test('what a step’s time limit aborts is said then, and its repetition by itself', async () => {
+  const { clock, journal, trace, spans } = observed();
+  const tool = {
+    order: 1,
+    turn: 1,
+    index: 0,
+    provider_call_id: 'c',
+    tool: 'look_up',
+    source: 'shop',
+    effect: 'read',
+    arguments: {},
+    status: 'started',
+  } as const;
+  journal.step({ ...STEP, status: 'running' });
+  journal.toolCall(tool);
+  journal.attemptStarted({ ...CALL, turn: 2 });
+  await clock.advance(1_000);
+  journal.step({ ...STEP, attempt: 2, status: 'running', reason_code: 'step_timeout' });
+  await clock.advance(500);
+  journal.attemptStarted({ ...CALL, turn: 2, attempt: 2 });
+  await clock.advance(100);
+  journal.modelCall({ ...CALL, turn: 2, attempt: 2, status: 'completed', latency_ms: 100 });
+  journal.toolCall({ ...tool, status: 'completed', duration_ms: 40 });
+  await journal.flush();
+  await trace.left();
+  expect(
+    spans.slice(1, -1).map((span) => [span.name, span.startMs - AT, span.endMs - AT, span.error]),
+  ).toEqual([
+    ['chat gpt-4.1-mini', 0, 1_000, 'aborted'],
+    ['execute_tool look_up', 0, 1_000, 'aborted'],
+    ['pause', 1_000, 1_500, null],
+    ['chat gpt-4.1-mini', 1_500, 1_600, null],
+    ['execute_tool look_up', 1_560, 1_600, null],
+  ]);
+  expect(spans[3]?.attributes['agentd.reason_code']).toBe('step_timeout');
+  expect(new Set(spans.map((span) => span.spanId)).size).toBe(spans.length);
+});
+
 test('codes and names from outside are passed on only as what they should be', async () => {
   const { journal, spans } = observed();
   journal.step({ ...STEP, status: 'running' });

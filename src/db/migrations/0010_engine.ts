@@ -130,6 +130,49 @@ export const STUCK_WORK = `
          and agentd.workspace_room(r.workspace_id) > 0;
 `;
 
+/** Depth and age by queue, until the waiting room of 0012. */
+export const QUEUE_DEPTHS = `
+    create or replace function agentd.queue_depths()
+    returns table (
+      queue text, ready bigint, delayed bigint, active bigint, dead bigint, oldest_ready_at timestamptz
+    )
+    language plpgsql stable security definer set search_path = ''
+    as $$
+    begin
+      if to_regclass('pgboss.job') is null then
+        return;
+      end if;
+      return query
+        select q.name,
+               count(*) filter (where j.state < 'active' and j.start_after <= agentd.now()),
+               count(*) filter (where j.state < 'active' and j.start_after > agentd.now()),
+               count(*) filter (where j.state = 'active'),
+               (select count(*) from pgboss.job d where d.name = q.dead_letter and d.state < 'active'),
+               min(j.start_after) filter (where j.state < 'active' and j.start_after <= agentd.now())
+          from pgboss.queue q
+          left join pgboss.job j on j.name = q.name and j.state <= 'active'
+         where q.dead_letter is not null
+         group by q.name, q.dead_letter;
+    end
+    $$;
+`;
+
+/** The view of it. */
+export const QUEUE_HEALTH = `
+    create or replace view agentd.queue_health as
+      select d.queue, d.ready, d.delayed, d.active, d.dead,
+             extract(epoch from agentd.now() - d.oldest_ready_at)::double precision as oldest_ready_seconds,
+             case when d.queue = 'task-run' then (
+               select count(*) from public.task_runs r where r.status = 'queued' and r.job_id is null
+             ) else 0 end as waiting_room,
+             (select count(*) from agentd.workers w
+               where w.queues ? d.queue and w.state = 'running'
+                 and w.last_seen_at > agentd.now() - interval '30 seconds') as workers,
+             exists (select 1 from agentd.queue_controls c
+                      where c.queue = d.queue and c.workspace_id is null) as paused
+        from agentd.queue_depths() d;
+`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table agentd.workers (
@@ -344,42 +387,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     -- Depth and age by queue. pg-boss's tables are read by a function so that its own migrations stay free
     -- to change them.
-    create function agentd.queue_depths()
-    returns table (
-      queue text, ready bigint, delayed bigint, active bigint, dead bigint, oldest_ready_at timestamptz
-    )
-    language plpgsql stable security definer set search_path = ''
-    as $$
-    begin
-      if to_regclass('pgboss.job') is null then
-        return;
-      end if;
-      return query
-        select q.name,
-               count(*) filter (where j.state < 'active' and j.start_after <= agentd.now()),
-               count(*) filter (where j.state < 'active' and j.start_after > agentd.now()),
-               count(*) filter (where j.state = 'active'),
-               (select count(*) from pgboss.job d where d.name = q.dead_letter and d.state < 'active'),
-               min(j.start_after) filter (where j.state < 'active' and j.start_after <= agentd.now())
-          from pgboss.queue q
-          left join pgboss.job j on j.name = q.name and j.state <= 'active'
-         where q.dead_letter is not null
-         group by q.name, q.dead_letter;
-    end
-    $$;
+    ${sql.raw(QUEUE_DEPTHS)}
 
-    create view agentd.queue_health as
-      select d.queue, d.ready, d.delayed, d.active, d.dead,
-             extract(epoch from agentd.now() - d.oldest_ready_at)::double precision as oldest_ready_seconds,
-             case when d.queue = 'task-run' then (
-               select count(*) from public.task_runs r where r.status = 'queued' and r.job_id is null
-             ) else 0 end as waiting_room,
-             (select count(*) from agentd.workers w
-               where w.queues ? d.queue and w.state = 'running'
-                 and w.last_seen_at > agentd.now() - interval '30 seconds') as workers,
-             exists (select 1 from agentd.queue_controls c
-                      where c.queue = d.queue and c.workspace_id is null) as paused
-        from agentd.queue_depths() d;
+    ${sql.raw(QUEUE_HEALTH)}
 
     create view agentd.worker_health as
       select w.id, w.hostname, w.pid, w.version, w.queues, w.state, w.running, w.started_at, w.last_seen_at,

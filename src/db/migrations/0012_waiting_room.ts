@@ -1,6 +1,6 @@
 /** The waiting room: admission that never passes a ceiling, pauses, new runs of a workspace that has many waiting. */
 import { type Kysely, sql } from 'kysely';
-import { ADMISSION, STUCK_WORK } from './0010_engine.ts';
+import { ADMISSION, QUEUE_DEPTHS, QUEUE_HEALTH, STUCK_WORK } from './0010_engine.ts';
 import { applyAccess } from './access.ts';
 import { ADMIT, ENTER, LOOKS, NEXT_RUNS } from './waiting-room.ts';
 
@@ -19,7 +19,78 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   `.execute(db);
   await sql`${sql.raw([NEXT_RUNS, ADMIT, LOOKS, ENTER].join('\n'))}`.execute(db);
   await pauses(db);
+  await watching(db);
+  await applyAccess(db);
+}
+
+/** What is looked at every few seconds costs by what is under way, not by what waits or has ended. */
+async function watching(db: Kysely<unknown>): Promise<void> {
   await sql`
+    -- How many runs wait for a place: exactly up to 20,000, beyond that by the server's statistics of the waiting room's indexes.
+    create function agentd.count_waiting() returns bigint
+    language plpgsql stable security definer set search_path = ''
+    as $$
+    declare
+      v_counted bigint;
+    begin
+      v_counted :=
+        (select count(*) from (
+           select 1 from public.task_runs r
+            where r.status = 'queued' and r.job_id is null and not r.is_serial limit 20000) w)
+        + (select count(*) from (
+           select 1 from public.task_runs r
+            where r.status = 'queued' and r.job_id is null and r.is_serial limit 20000) w);
+      if v_counted < 20000 then
+        return v_counted;
+      end if;
+      return greatest(v_counted, (
+        select sum(c.reltuples)::bigint from pg_catalog.pg_class c
+         where c.oid in ('public.task_runs_waiting_room_idx'::regclass, 'public.task_runs_serial_room_idx'::regclass)));
+    end
+    $$;
+
+    -- Each count by the index of pg-boss's that holds just those jobs: finished ones, of which there may be millions, are in none.
+    create or replace function agentd.queue_depths()
+    returns table (
+      queue text, ready bigint, delayed bigint, active bigint, dead bigint, oldest_ready_at timestamptz
+    )
+    language plpgsql stable security definer set search_path = ''
+    as $$
+    begin
+      if to_regclass('pgboss.job') is null then
+        return;
+      end if;
+      return query
+        select q.name, waiting.ready, waiting.delayed,
+               case when q.policy = 'exclusive'
+                 then (select count(*) from pgboss.job j
+                        where j.name = q.name and j.state = 'active' and j.policy = 'exclusive')
+                 else (select count(*) from pgboss.job j where j.name = q.name and j.state = 'active')
+               end,
+               (select count(*) from pgboss.job d where d.name = q.dead_letter and d.state < 'active' and not d.blocked),
+               waiting.oldest_ready_at
+          from pgboss.queue q
+         cross join lateral (
+           select count(*) filter (where j.start_after <= agentd.now()) as ready,
+                  count(*) filter (where j.start_after > agentd.now()) as delayed,
+                  min(j.start_after) filter (where j.start_after <= agentd.now()) as oldest_ready_at
+             from pgboss.job j
+            where j.name = q.name and j.state < 'active' and not j.blocked) waiting
+         where q.dead_letter is not null;
+    end
+    $$;
+
+    create or replace view agentd.queue_health as
+      select d.queue, d.ready, d.delayed, d.active, d.dead,
+             extract(epoch from agentd.now() - d.oldest_ready_at)::double precision as oldest_ready_seconds,
+             case when d.queue = 'task-run' then agentd.count_waiting() else 0 end as waiting_room,
+             (select count(*) from agentd.workers w
+               where w.queues ? d.queue and w.state = 'running'
+                 and w.last_seen_at > agentd.now() - interval '30 seconds') as workers,
+             exists (select 1 from agentd.queue_controls c
+                      where c.queue = d.queue and c.workspace_id is null) as paused
+        from agentd.queue_depths() d;
+
     create or replace view agentd.stuck_work as
       select 'run' as kind, r.id, r.workspace_id, 'lease_lapsed' as problem, r.lease_expires_at as since
         from public.task_runs r
@@ -41,7 +112,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
        where r.created_at < agentd.now() - interval '30 seconds'
          and agentd.workspace_room(r.workspace_id) > 0;
   `.execute(db);
-  await applyAccess(db);
 }
 
 async function pauses(db: Kysely<unknown>): Promise<void> {
@@ -86,7 +156,8 @@ async function pauses(db: Kysely<unknown>): Promise<void> {
 
 export async function down(db: Kysely<unknown>): Promise<void> {
   await sql`
-    ${sql.raw(STUCK_WORK)}
+    ${sql.raw([STUCK_WORK, QUEUE_HEALTH, QUEUE_DEPTHS].join('\n'))}
+    drop function agentd.count_waiting();
     drop trigger control_queue on agentd.queue_controls;
     drop function agentd.control_queue();
     drop function agentd.tell_control(text, agentd.queue_controls);

@@ -53,6 +53,13 @@ async function createLimits(db: Kysely<unknown>): Promise<void> {
       tokens_per_second   double precision,
       tokens_at           timestamptz,
       blocked_until       timestamptz,
+      -- How many tokens the provider counts for one of ours, learnt from what it says is left: some count max_tokens in place of
+      -- the answer, and others may use the same key. Given so far by our count; and what was said last, with what was given then.
+      tokens_factor       double precision not null default 1,
+      tokens_given        double precision not null default 0,
+      said_at             timestamptz,
+      said_left           double precision,
+      said_given          double precision,
       updated_at          timestamptz      not null default agentd.now(),
       constraint rate_limits_requests_check check (
         num_nonnulls(requests_limit, requests_per_second, requests_at) in (0, 3)
@@ -63,12 +70,14 @@ async function createLimits(db: Kysely<unknown>): Promise<void> {
     );
     comment on column agentd.rate_limits.key is 'SHA-256 of base URL, API key and model.';
 
-    -- When the calls of one workspace that find the buckets empty for long are to ask again. A line each, so that a
-    -- workspace with thousands of them takes no more of a shared key than one with a few.
+    -- How many calls of one workspace found the buckets promised to others and are to ask again, and when the last of them
+    -- is. A line each, and the lines are served in turn, so that a workspace with thousands of calls takes no more of a shared key
+    -- than one with a few.
     create table agentd.rate_limit_lines (
       key          text        not null references agentd.rate_limits (key) on delete cascade,
       workspace_id uuid        not null,
-      return_at    timestamptz not null,
+      waiting      integer     not null,
+      last_at      timestamptz not null,
       primary key (key, workspace_id)
     );
     `,
@@ -102,6 +111,17 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
       c_overbooked constant double precision := 1.15;
       -- The pace of a line whose limit is not known, in calls a second.
       c_unknown    constant double precision := 5;
+      -- Nobody is called back sooner, and no more lines than these are counted.
+      c_pause      constant interval := interval '500 milliseconds';
+      c_lines      constant integer := 1000;
+      -- Calls that have not come back by then will not.
+      c_gone       constant interval := interval '5 seconds';
+      -- What a provider counts is learnt while less than this is left, from at least so much time and so large a share of
+      -- the bucket, and not over a longer time, in which the bucket may have been full.
+      c_scarce     constant double precision := 0.5;
+      c_enough     constant interval := interval '2 seconds';
+      c_stale      constant interval := interval '30 seconds';
+      c_share      constant double precision := 0.02;
       c_ticket     constant interval := interval '1 minute';
       v_now        constant timestamptz := agentd.now();
       v_item       record;
@@ -112,6 +132,10 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
       v_tokens     timestamptz;
       v_seconds    double precision;
       v_return     timestamptz;
+      v_said_at    timestamptz;
+      v_given      double precision;
+      v_waiting    integer;
+      v_place      double precision;
     begin
       for v_item in
         select x.*, coalesce(x.ticket_at > v_now - c_ticket, false) as is_valid
@@ -142,9 +166,33 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
         v_limit.tokens_at := greatest(
           v_limit.tokens_at,
           v_now - make_interval(secs => coalesce(v_item.age_ms, 0) / 1000 + v_item.tokens_left / v_limit.tokens_per_second));
+        v_limit.tokens_given := v_limit.tokens_given + coalesce(v_item.used, 0);
         v_limit.tokens_at := greatest(
-          v_limit.tokens_at + make_interval(secs => coalesce(v_item.used, 0) / v_limit.tokens_per_second),
+          v_limit.tokens_at
+            + make_interval(secs => coalesce(v_item.used, 0) * v_limit.tokens_factor / v_limit.tokens_per_second),
           v_now - make_interval(secs => v_limit.tokens_limit / v_limit.tokens_per_second));
+
+        v_said_at := v_now - make_interval(secs => coalesce(v_item.age_ms, 0) / 1000);
+        if v_item.tokens_left < v_limit.tokens_limit * c_scarce then
+          v_given := v_limit.tokens_given - v_limit.said_given;
+          if v_limit.said_at is null or v_said_at > v_limit.said_at + c_stale then
+            v_limit.said_at := v_said_at;
+            v_limit.said_left := v_item.tokens_left;
+            v_limit.said_given := v_limit.tokens_given;
+          elsif v_said_at > v_limit.said_at + c_enough and v_given > v_limit.tokens_limit * c_share then
+            v_limit.tokens_factor := (v_limit.tokens_factor + least(16, greatest(0.25,
+              (v_limit.said_left - v_item.tokens_left
+                + extract(epoch from v_said_at - v_limit.said_at) * v_limit.tokens_per_second) / v_given))) / 2;
+            v_limit.said_at := v_said_at;
+            v_limit.said_left := v_item.tokens_left;
+            v_limit.said_given := v_limit.tokens_given;
+          end if;
+        end if;
+
+        if v_item.ticket_kind = 'return' then
+          update agentd.rate_limit_lines i set waiting = i.waiting - 1
+           where i.key = v_key and i.workspace_id = v_item.workspace_id and i.waiting > 0;
+        end if;
 
         if v_item.is_valid and v_item.ticket_kind = 'place' then
           kind := 'place';
@@ -155,7 +203,9 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
              <= (case when v_item.is_valid or v_item.returns then returning_ms else newcomers_ms end) then
             v_requests := v_limit.requests_at + make_interval(secs => 1 / v_limit.requests_per_second);
             v_tokens := v_limit.tokens_at
-              + make_interval(secs => least(v_item.tokens, v_limit.tokens_limit) / v_limit.tokens_per_second);
+              + make_interval(secs => least(v_item.tokens * v_limit.tokens_factor, v_limit.tokens_limit)
+                                        / v_limit.tokens_per_second);
+            v_limit.tokens_given := v_limit.tokens_given + v_item.tokens;
             v_limit.requests_at := v_requests;
             v_limit.tokens_at := v_tokens;
             kind := 'place';
@@ -163,23 +213,31 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
           else
             v_seconds := coalesce(
               greatest(1 / v_limit.requests_per_second,
-                       least(v_item.tokens, v_limit.tokens_limit) / v_limit.tokens_per_second),
+                       least(v_item.tokens * v_limit.tokens_factor, v_limit.tokens_limit) / v_limit.tokens_per_second),
               1 / c_unknown) / c_overbooked;
-            v_return := null;
-            select i.return_at into v_return
-              from agentd.rate_limit_lines i
+            insert into agentd.rate_limit_lines as i (key, workspace_id, waiting, last_at)
+            values (v_key, v_item.workspace_id, 1, v_now)
+            on conflict (key, workspace_id) do update
+               set waiting = case when i.last_at < v_now - c_gone then 1 else i.waiting + 1 end
+            returning i.waiting into v_waiting;
+            -- Lines are served in turn: before the k-th of one go the first k of each other.
+            select sum(least(o.waiting, v_waiting)) into v_place
+              from (select i.waiting from agentd.rate_limit_lines i
+                     where i.key = v_key and i.waiting > 0 and i.last_at >= v_now - c_gone
+                     limit c_lines) o;
+            v_return := greatest(v_free_at, v_now + c_pause) + make_interval(secs => v_place * v_seconds);
+            update agentd.rate_limit_lines i
+               set last_at = greatest(i.last_at, v_return)
              where i.key = v_key and i.workspace_id = v_item.workspace_id;
-            v_return := greatest(v_return, v_limit.blocked_until, v_now) + make_interval(secs => v_seconds);
-            insert into agentd.rate_limit_lines as i (key, workspace_id, return_at)
-            values (v_key, v_item.workspace_id, v_return)
-            on conflict (key, workspace_id) do update set return_at = excluded.return_at;
             kind := 'return';
             at := v_return;
           end if;
         end if;
         wait_ms := extract(epoch from at - v_now) * 1000;
         update agentd.rate_limits l
-           set requests_at = v_limit.requests_at, tokens_at = v_limit.tokens_at, updated_at = v_now
+           set requests_at = v_limit.requests_at, tokens_at = v_limit.tokens_at, updated_at = v_now,
+               tokens_factor = v_limit.tokens_factor, tokens_given = v_limit.tokens_given,
+               said_at = v_limit.said_at, said_left = v_limit.said_left, said_given = v_limit.said_given
          where l.key = v_key;
         return next;
       end loop;

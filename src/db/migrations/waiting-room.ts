@@ -175,7 +175,9 @@ export const ADMIT = `
           select 'task-run' as queue, jsonb_build_object('run_id', r.id, 'workspace_id', r.workspace_id) as data,
                  r.id::text as key, r.wake_at as start_after
             from public.task_runs r
-           where r.id = any (v_runs))`)}
+           where r.id = any (v_runs)
+           -- jobs of one moment are fetched in the order of their rows
+           order by r.seq)`)}
         returning id, singleton_key
       )
       update public.task_runs r set job_id = job.id, is_parked = false from job where r.id = job.singleton_key::uuid;

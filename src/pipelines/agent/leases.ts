@@ -51,10 +51,17 @@ export class Leases {
     this.#held.set(run, { epoch, controller, confirmedAt: this.#clock.elapsed() });
   }
 
-  /** A checkpoint extended the lease. */
-  confirm(run: string, epoch: number): void {
+  /**
+   * A checkpoint extended the lease, at the earliest when it was sent. If that is longer ago than a lease, as in a
+   * process that was frozen meanwhile, the run is stopped before it makes the call that the checkpoint announced.
+   *
+   * @param sentAt by the clock's `elapsed`
+   */
+  confirm(run: string, epoch: number, sentAt: number): void {
     const held = this.#held.get(run);
-    if (held?.epoch === epoch) held.confirmedAt = this.#clock.elapsed();
+    if (held?.epoch !== epoch) return;
+    held.confirmedAt = Math.max(held.confirmedAt, sentAt);
+    if (this.#clock.elapsed() - held.confirmedAt > this.#leaseMs) this.abort(run, 'lease_lost');
   }
 
   release(run: string, epoch: number): void {
@@ -98,13 +105,17 @@ export class Leases {
     if (this.#stopped) return;
     this.#timer = this.#clock.after(this.#everyMs, () => {
       this.#expire();
-      if (!this.#renewing) {
-        this.#renewing = true;
-        void this.#renewAll().finally(() => {
-          this.#renewing = false;
-        });
-      }
+      this.renewNow();
       this.#schedule();
+    });
+  }
+
+  /** Renews all that is held, unless that is under way: the database is back, and nobody is to think that we are not. */
+  renewNow(): void {
+    if (this.#stopped || this.#renewing) return;
+    this.#renewing = true;
+    void this.#renewAll().finally(() => {
+      this.#renewing = false;
     });
   }
 

@@ -78,6 +78,8 @@ export async function callModel(
 ): Promise<ModelAnswer> {
   const random = deps.random ?? Math.random;
   const first = (call.triesBefore ?? 0) + 1;
+  /** The tries that were made of models given up here: pauses begin again with the next one. */
+  let ofOthers = 0;
   let model = models.current;
   let row = intent(call, model, first, call.failuresBefore);
   // The claim of a new run has journaled the intent of its first call; every other try is written here.
@@ -89,9 +91,9 @@ export async function callModel(
   for (;;) {
     const place = await takePlace(deps, journal, model, call, row, wait, signal);
     const started = performance.now();
-    const sentAt = deps.clock.elapsed();
     call.onTry(row.attempt, row.failures ?? 0);
     journal.attemptStarted(row);
+    const sent = deps.limiter?.sent(model.limitKey, place, () => requestLength(call));
     try {
       const answer = await model.client.complete(
         {
@@ -105,15 +107,10 @@ export async function callModel(
         signal,
       );
       record(deps, journal, model, row, answer);
-      deps.limiter?.answered(model.limitKey, {
-        limits: answer.limits,
-        sentAt,
-        usage: answer.usage,
-        requestLength: () => requestLength(call),
-        place,
-      });
+      sent?.answered(answer.limits, answer.usage);
       return answer;
     } catch (error) {
+      sent?.failed();
       if (!(error instanceof ProviderError)) throw error;
       if (signal.aborted) throw signal.reason;
       const seconds = (performance.now() - started) / 1000;
@@ -127,16 +124,20 @@ export async function callModel(
         call.onTry(row.attempt, failures);
         throw new ContextOverflow(said(error, call));
       }
-      const tries = row.attempt - first;
+      const tries = row.attempt - Math.max(first, ofOthers + 1);
       const floor = Math.min(LONGEST_DELAY_MS, SHORTEST_PAUSE_MS * 2 ** Math.min(tries, 20));
       const delay =
-        error.retryAfterMs === null ? backoff(row.attempt, random) : Math.max(error.retryAfterMs, floor);
+        error.retryAfterMs === null
+          ? backoff(row.attempt - ofOthers, random)
+          : Math.max(error.retryAfterMs, floor);
+      if (error.kind === 'rate_limited') await sent?.refused(error.limits, delay);
 
       if (isDown(error) && models.hasNext) {
         const patient =
           error.kind === 'retry' && error.code !== 'bad_response' && failures < MAX_FAILURES_BEFORE_FALLBACK;
         if (!patient || delay > HOLD_SLOT_MS || delay > call.msLeft()) {
           const next = models.fallBack();
+          ofOthers = row.attempt;
           row = fallBack(deps, call, row, { from: model, to: next, error, failures });
           model = next;
           wait.ticket = null;
@@ -160,10 +161,9 @@ export async function callModel(
         journal.modelCall({ ...failed, status: 'failed' });
         throw outOfTime(error.message);
       }
-      if (error.kind === 'rate_limited') {
-        wait.returns = true;
-        await deps.limiter?.refused(model.limitKey, { limits: error.limits, sentAt, waitMs: delay });
-      }
+      wait.returns = error.kind === 'rate_limited';
+      // its place was for nothing
+      wait.ticket = null;
       wait.held += delay;
       if (delay > HOLD_SLOT_MS || wait.held > HOLD_SLOT_TOTAL_MS) {
         // It keeps its turn: when it wakes it goes before those that have not asked yet.

@@ -60,6 +60,15 @@ export type Place = {
   readonly tokens: number;
 };
 
+/** A call that has been sent; see {@link RateLimiter.sent}. */
+export type SentCall = {
+  answered(limits: ProviderLimits | null, usage: ModelUsage): void;
+  /** The provider refused it for its limit: nobody asks for `waitMs`. Never rejects. */
+  refused(limits: ProviderLimits | null, waitMs: number): Promise<void>;
+  /** It failed; `refused` may follow. */
+  failed(): void;
+};
+
 /** What one daemon knows of a key. */
 type Known = {
   limits: ProviderLimits | null;
@@ -73,6 +82,8 @@ type Known = {
   /** Tokens used less tokens estimated, not yet told. */
   used: number;
   readonly estimate: TokenEstimate;
+  /** Calls under way that took no place. */
+  readonly unbooked: Set<{ readonly sentAt: number }>;
 };
 
 export class RateLimiter {
@@ -84,50 +95,46 @@ export class RateLimiter {
     this.#deps = deps;
   }
 
-  /** A call's place; null, at once, where nothing is scarce. Resolves with null where the limits can't be asked. */
+  /** A call's place; null, at once, where nothing is scarce. Resolves with null where the limits can't be asked. Never rejects. */
   place(call: CallerOfModel): Promise<Place | null> | null {
     const known = this.#keys.get(call.key);
     if (!call.ticket && (!known || known.scarceUntil <= this.#deps.clock.elapsed())) return null;
     return this.#take(call, known ?? this.#add(call.key));
   }
 
-  /** Whether a call was counted by {@link place}, and what it used in the end; and what the provider said with it. */
-  answered(
-    key: string,
-    answer: {
-      readonly limits: ProviderLimits | null;
-      /** When the call was made, by the clock's elapsed(). */
-      readonly sentAt: number;
-      readonly usage: ModelUsage;
-      readonly requestLength: () => number;
-      readonly place: Place | null;
-    },
-  ): void {
-    const known = this.#keys.get(key);
-    if (!known && !(answer.limits && isScarce(answer.limits))) return;
-    const state = known ?? this.#add(key);
-    if (answer.usage.reported) {
-      state.estimate.learn(answer.requestLength(), answer.usage);
-      if (answer.place) {
-        state.used += answer.usage.promptTokens + answer.usage.completionTokens - answer.place.tokens;
-      }
-    }
-    this.#said(key, state, answer.limits, answer.sentAt);
-  }
-
-  /** The provider refused a call for its limit: nobody asks it for `waitMs`. Never rejects. */
-  async refused(
-    key: string,
-    refusal: { readonly limits: ProviderLimits | null; readonly sentAt: number; readonly waitMs: number },
-  ): Promise<void> {
+  /** A call is about to be sent; one of the answer's methods is to be called when it is over. */
+  sent(key: string, place: Place | null, requestLength: () => number): SentCall {
     const state = this.#keys.get(key) ?? this.#add(key);
-    const blockedMs = Math.min(refusal.waitMs, LONGEST_BLOCK_MS);
-    state.scarceUntil = this.#deps.clock.elapsed() + Math.max(SCARCE_MS, blockedMs);
-    if (refusal.limits) {
-      state.limits = refusal.limits;
-      state.saidAt = refusal.sentAt;
-    }
-    await this.#learn(key, state, blockedMs);
+    // the last to be forgotten
+    this.#keys.delete(key);
+    this.#keys.set(key, state);
+    const call = { sentAt: this.#deps.clock.elapsed() };
+    if (!place) state.unbooked.add(call);
+    const over = (): void => {
+      state.unbooked.delete(call);
+    };
+    return {
+      answered: (limits, usage) => {
+        over();
+        if (usage.reported && state.scarceUntil > this.#deps.clock.elapsed()) {
+          state.estimate.learn(requestLength(), usage);
+          if (place) state.used += usage.promptTokens + usage.completionTokens - place.tokens;
+        }
+        this.#said(key, state, limits, call.sentAt);
+      },
+      refused: async (limits, waitMs) => {
+        over();
+        const blockedMs = Math.min(waitMs, LONGEST_BLOCK_MS);
+        state.scarceUntil = this.#deps.clock.elapsed() + Math.max(SCARCE_MS, blockedMs);
+        if (limits) {
+          state.limits = limits;
+          state.saidAt = call.sentAt;
+        }
+        // Its place is not given back: what providers refuse they may have counted, and a little slack is what ends the refusals.
+        await this.#learn(key, state, blockedMs);
+      },
+      failed: over,
+    };
   }
 
   #said(key: string, state: Known, limits: ProviderLimits | null, sentAt: number): void {
@@ -140,14 +147,18 @@ export class RateLimiter {
     state.told = false;
     if (!isScarce(limits)) return;
     const now = this.#deps.clock.elapsed();
+    const begins = state.scarceUntil <= now;
     state.scarceUntil = Math.max(state.scarceUntil, now + SCARCE_MS);
-    if (changed || now - state.learntAt > LEARN_AGAIN_MS) void this.#learn(key, state, null);
+    if (begins || changed || now - state.learntAt > LEARN_AGAIN_MS) void this.#learn(key, state, null);
   }
 
   /** Writes down what is known of a key; later places wait for it. */
   #learn(key: string, state: Known, blockedMs: number | null): Promise<void> {
     const now = this.#deps.clock.elapsed();
     state.learntAt = now;
+    // Those are booked that were sent before what the provider said: it counted them.
+    const unbooked = [...state.unbooked].filter((call) => call.sentAt > state.saidAt).length;
+    state.unbooked.clear();
     state.told = true;
     const learning = this.#guard(
       this.#deps.learn({
@@ -155,6 +166,7 @@ export class RateLimiter {
         requests: state.limits?.requests ?? null,
         tokens: state.limits?.tokens ?? null,
         ageMs: Math.max(0, now - state.saidAt),
+        unbooked: { requests: unbooked, tokens: unbooked * state.estimate.of(0, null) },
         blockedMs,
       }),
     ).then(() => {
@@ -234,6 +246,7 @@ export class RateLimiter {
       learning: null,
       used: 0,
       estimate: new TokenEstimate(),
+      unbooked: new Set(),
     };
     this.#keys.set(key, known);
     return known;

@@ -57,6 +57,7 @@ export function claimedRun(changes: Partial<ClaimedRun> = {}): ClaimedRun {
     created_at_ms: Date.UTC(2026, 0, 1),
     started_at_ms: Date.UTC(2026, 0, 1),
     claimed_at_ms: Date.UTC(2026, 0, 1),
+    paused_at_ms: null,
     elapsed_ms: 0,
     budgets: [],
     agent,

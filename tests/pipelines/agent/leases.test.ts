@@ -79,9 +79,23 @@ describe('leases', () => {
     const { clock, leases, hold } = setup(() => Promise.reject(new Error('away')));
     const [kept, left] = [hold('kept'), hold('left')];
     await clock.advance(2 * EVERY_MS);
-    leases.confirm('kept', 1);
+    leases.confirm('kept', 1, clock.elapsed());
     await clock.advance(2 * EVERY_MS);
     expect([reason(kept), reason(left)]).toEqual([null, 'lease_lost']);
+  });
+
+  test('a checkpoint that was answered after its lease had lapsed stops the run: the process was frozen', () => {
+    const { clock, leases, hold } = setup(async () => new Set());
+    leases.stop();
+    const run = hold('a');
+    const sentAt = clock.elapsed();
+    // frozen, no timer fires: the answer is what is seen first
+    clock.elapsed = () => sentAt + LEASE_MS;
+    leases.confirm('a', 1, sentAt);
+    expect(reason(run)).toBeNull();
+    clock.elapsed = () => sentAt + LEASE_MS + 1;
+    leases.confirm('a', 1, sentAt);
+    expect(reason(run)).toBe('lease_lost');
   });
 
   test('a renewal that failed is made again, and the run lives on', async () => {
@@ -127,6 +141,23 @@ describe('leases', () => {
     expect(leases.abort('a', 'cancelled')).toBe(true);
     expect(leases.abort('b', 'cancelled')).toBe(false);
     expect(reason(run)).toBe('cancelled');
+  });
+
+  test('are renewed at once when the database is back, one renewal at a time', async () => {
+    const { promise, resolve } = Promise.withResolvers<Set<string>>();
+    let asked = 0;
+    const { clock, leases, hold } = setup(() => {
+      asked++;
+      return promise;
+    });
+    hold('a');
+    leases.renewNow();
+    leases.renewNow();
+    expect(asked).toBe(1);
+    resolve(new Set());
+    await clock.settled();
+    leases.renewNow();
+    expect(asked).toBe(2);
   });
 
   test('after a stop nothing is renewed any more', async () => {
