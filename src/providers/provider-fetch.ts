@@ -15,7 +15,7 @@ import { Agent, type Dispatcher, request } from 'undici';
  */
 const PASSED_HEADERS = ['authorization', 'content-type', 'accept', 'idempotency-key'] as const;
 
-const MAX_RESPONSE_BYTES = 32 * 1024 * 1024;
+const MAX_RESPONSE_BYTES = 8 * 1024 * 1024;
 const EXPAND: Record<string, (data: Uint8Array, options: { maxOutputLength: number }) => Promise<Buffer>> = {
   gzip: promisify(gunzip),
   br: promisify(brotliDecompress),

@@ -124,6 +124,18 @@ describe('places', () => {
     expect(await take(call({ tokens_left: 0, tokens: 30 }))).toEqual(['place 1500']);
   });
 
+  test('the tokens that a provider is seen to count for ours are what later calls take', async () => {
+    await learn({ left: 60, tokensLeft: 2_000 });
+    await take(call({ tokens: 200, tokens_left: 2_000 }));
+    await pass(10_000);
+    // 1,000 have come in and 800 were taken: four times what was estimated, of which half is believed at first
+    await take(call({ tokens: 0, tokens_left: 2_200 }));
+    const [row] = await db.query('select tokens_factor from agentd.rate_limits');
+    expect(row).toEqual({ tokens_factor: 2.5 });
+    await take(call({ tokens: 0, tokens_left: 0 }));
+    expect(await take(call({ tokens: 100 }))).toEqual(['place 2500']);
+  });
+
   test('calls under way that had no place are booked when the limit is learnt', async () => {
     await learn({ left: 3, unbooked: { requests: 2, tokens: 0 } });
     await learn({ left: 3, unbooked: { requests: 1, tokens: 0 } });

@@ -6,6 +6,7 @@ import { admitWaitingRuns, WAITING_AT_ONCE } from '../../src/db/reconcile.ts';
 import { claimRuns } from '../../src/db/runs.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, makeTask, type Platform } from '../support/platform.ts';
+import { until } from '../support/runs.ts';
 
 const CEILING = 4;
 let db: TestDatabase;
@@ -282,15 +283,21 @@ test('a run without a place is not claimed, whatever old job asks for it', async
 
 // The embedded database has one backend: there is nobody to race with.
 describe.runIf(onServer)('server-only: several at once', () => {
-  /** A transaction that stays open until it is told. */
-  async function open(): Promise<pg.PoolClient & { finish(how?: 'commit' | 'rollback'): Promise<void> }> {
+  type Open = pg.PoolClient & { finish(): Promise<void>; [Symbol.asyncDispose](): Promise<void> };
+
+  /** A transaction that stays open until it is told; rolled back where a test ends before. */
+  async function open(begin = 'begin', patience = '250ms'): Promise<Open> {
     const client = await db.pool.connect();
-    await client.query(`begin; set local lock_timeout = '250ms'`);
+    await client.query(`${begin}; set local lock_timeout = '${patience}'`);
+    let isOpen = true;
+    const end = async (how: string): Promise<void> => {
+      if (!isOpen) return;
+      isOpen = false;
+      await client.query(how).finally(() => client.release());
+    };
     return Object.assign(client, {
-      async finish(how: 'commit' | 'rollback' = 'commit') {
-        await client.query(how);
-        client.release();
-      },
+      finish: () => end('commit'),
+      [Symbol.asyncDispose]: () => end('rollback'),
     });
   }
 
@@ -306,9 +313,18 @@ describe.runIf(onServer)('server-only: several at once', () => {
   test('a daemon counts what another has let in but not committed yet, by waiting for it', async () => {
     const ids = await addRuns(CEILING + 2);
     await admitArrivals(db);
-    const [one, two] = [await open(), await open()];
+    await using one = await open();
+    await using two = await open('begin', '20s');
     await end(ids.slice(0, 1), one);
     const second = end(ids.slice(1, 2), two);
+    await until('the second waits at the door', async () => {
+      const rows = await db.query(
+        `select 1 from pg_locks
+          where locktype = 'advisory' and not granted
+            and database = (select oid from pg_database where datname = current_database())`,
+      );
+      return rows.length > 0;
+    });
     await one.finish();
     await second;
     await two.finish();
@@ -323,7 +339,7 @@ describe.runIf(onServer)('server-only: several at once', () => {
   test('an end that is not committed yet leaves its place to a run that comes meanwhile', async () => {
     const ids = await addRuns(CEILING);
     await admitArrivals(db);
-    const ending = await open();
+    await using ending = await open();
     await end(ids.slice(0, 1), ending);
     const [late] = await addRuns(1);
     const look = admitArrivals(db);
@@ -335,7 +351,7 @@ describe.runIf(onServer)('server-only: several at once', () => {
 
   test('a daemon waits for no transaction of an application, and passes no ceiling behind its back', async () => {
     await asleep();
-    const application = await open();
+    await using application = await open();
     await addRuns(1, application);
     const others = await addRuns(CEILING + 1);
     // without a lock_timeout, waiting would be for ever
@@ -350,7 +366,7 @@ describe.runIf(onServer)('server-only: several at once', () => {
 
   test('runs behind such a transaction do not stand before others’ for longer than a second', async () => {
     await asleep();
-    const application = await open();
+    await using application = await open();
     await addRuns(1, application);
     const mine = await addRuns(3);
     await admitArrivals(db);
@@ -362,24 +378,35 @@ describe.runIf(onServer)('server-only: several at once', () => {
     expect((await admitWaitingRuns(db)).admitted).toBe(3);
   });
 
-  test('an insert whose transaction sees an old snapshot leaves its run to the daemons', async () => {
-    const application = await db.pool.connect();
-    await application.query('begin isolation level repeatable read');
+  test('an insert whose transaction sees an old snapshot leaves its run to the daemons, and does not fail', async () => {
+    await asleep();
+    await using application = await open('begin isolation level repeatable read');
     await application.query('select 1');
+    // takes the sleeper's row, which the application still sees
     await addRuns(CEILING);
     await admitArrivals(db);
-    await asleep();
     const [id] = await addRuns(1, application);
-    await application.query('commit');
-    application.release();
+    await application.finish();
     expect(await states([id as string])).toEqual(['new']);
     expect(await admitArrivals(db)).toBe(0);
+  });
+
+  test('a cancellation with an old snapshot does not fail either', async () => {
+    const ids = await addRuns(CEILING + 2);
+    await admitArrivals(db);
+    await using application = await open('begin isolation level repeatable read');
+    await application.query('select 1');
+    await end(ids.slice(0, 1));
+    await application.query(`update public.task_runs set status = 'cancelled' where id = $1`, [ids[1]]);
+    await application.finish();
+    await admitWaitingRuns(db);
+    expect(await states(ids)).toEqual(Array(CEILING + 2).fill('in'));
   });
 
   test('a cancellation waits for nobody who is behind the doors, and shows the next run to the daemons', async () => {
     const ids = await addRuns(CEILING + 1);
     await admitArrivals(db);
-    const daemon = await open();
+    await using daemon = await open();
     await end(ids.slice(0, 1), daemon);
     // without a lock_timeout, waiting would be for ever
     await db.query(`update public.task_runs set status = 'cancelled' where id = $1`, [ids[1]]);
@@ -390,9 +417,9 @@ describe.runIf(onServer)('server-only: several at once', () => {
   test('a door that stays shut costs a checkpoint its patience, not its transaction', async () => {
     const ids = await addRuns(CEILING + 1);
     await admitArrivals(db);
-    const other = await open();
+    await using other = await open();
     await other.query('select pg_advisory_xact_lock(uuid_hash_extended($1, 7201))', [platform.workspaceId]);
-    const worker = await open();
+    await using worker = await open();
     await end(ids.slice(0, 1), worker);
     await worker.finish();
     expect(await states(ids.slice(CEILING))).toEqual(['parked']);

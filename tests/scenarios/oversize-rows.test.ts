@@ -55,7 +55,7 @@ describe('results of tools', () => {
 });
 
 describe('answers', () => {
-  test.each(onServer ? [1, 6] : [0.2])('of %i megabytes are kept whole, and posted', async (megabytes) => {
+  test.each(onServer ? [1, 6] : [0.2])('of %d megabytes are kept whole, and posted', async (megabytes) => {
     const text = `${'word '.repeat((megabytes * MEGABYTE) / 5)}end`;
     model.respond(() => ({ content: text }));
     const channel = await insert(db, 'public.chat_channels', {

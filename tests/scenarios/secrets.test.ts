@@ -267,7 +267,7 @@ describe('a worker that says all it can', () => {
     const output = worker.output();
     expect(output).toContain('"event":"stopped"');
     expect(output).toContain('"level":"debug"');
-    expect(output.split('\n').length).toBeGreaterThan(50);
+    expect(output.split('\n').length).toBeGreaterThan(20);
     expect(leaks(output)).toEqual([]);
   });
 

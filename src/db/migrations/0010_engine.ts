@@ -173,6 +173,31 @@ export const QUEUE_HEALTH = `
         from agentd.queue_depths() d;
 `;
 
+/** Waking a daemon, until the waiting room of 0012. */
+export const WAKE = `
+    -- Wakes a daemon that sleeps on a queue. One caller of many takes the daemon's row, and it alone notifies;
+    -- the daemon writes it anew when it sleeps again. Returns whether this caller did.
+    create or replace function agentd.wake(queue text) returns boolean
+    language plpgsql security definer set search_path = ''
+    as $$
+    begin
+      if not exists (select 1 from agentd.sleepers s where s.queue = wake.queue) then
+        return false;
+      end if;
+      delete from agentd.sleepers s
+       where (s.queue, s.worker_id) in (
+         select o.queue, o.worker_id from agentd.sleepers o
+          where o.queue = wake.queue
+          limit 1
+            for update skip locked);
+      if found then
+        perform pg_notify('agentd_wake', wake.queue);
+      end if;
+      return found;
+    end
+    $$;
+`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     create table agentd.workers (
@@ -281,27 +306,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    -- Wakes a daemon that sleeps on a queue. One caller of many takes the daemon's row, and it alone notifies;
-    -- the daemon writes it anew when it sleeps again. Returns whether this caller did.
-    create function agentd.wake(queue text) returns boolean
-    language plpgsql security definer set search_path = ''
-    as $$
-    begin
-      if not exists (select 1 from agentd.sleepers s where s.queue = wake.queue) then
-        return false;
-      end if;
-      delete from agentd.sleepers s
-       where (s.queue, s.worker_id) in (
-         select o.queue, o.worker_id from agentd.sleepers o
-          where o.queue = wake.queue
-          limit 1
-            for update skip locked);
-      if found then
-        perform pg_notify('agentd_wake', wake.queue);
-      end if;
-      return found;
-    end
-    $$;
+    ${sql.raw(WAKE)}
 
     -- Removes a job that is no longer wanted, whatever its state.
     create function agentd.drop_job(queue text, job_id uuid) returns void

@@ -1,7 +1,8 @@
 /** The waiting room: admission that never passes a ceiling, pauses, new runs of a workspace that has many waiting. */
 import { type Kysely, sql } from 'kysely';
-import { ADMISSION, QUEUE_DEPTHS, QUEUE_HEALTH, STUCK_WORK } from './0010_engine.ts';
+import { ADMISSION, QUEUE_DEPTHS, QUEUE_HEALTH, STUCK_WORK, WAKE } from './0010_engine.ts';
 import { applyAccess } from './access.ts';
+import { changed } from './run-sql.ts';
 import { ADMIT, ENTER, LOOKS, NEXT_RUNS } from './waiting-room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
@@ -17,7 +18,19 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create index task_runs_live_by_task_idx on public.task_runs (task_id, status, seq)
       where status in ('queued', 'running', 'waiting');
   `.execute(db);
-  await sql`${sql.raw([NEXT_RUNS, ADMIT, LOOKS, ENTER].join('\n'))}`.execute(db);
+  // In a transaction with one old snapshot a sleeper's row that is gone by now is an error, which would be an application's.
+  const wake = changed(
+    WAKE,
+    / {8}return false;\n {6}end if;\n/,
+    `        return false;
+      end if;
+      if current_setting('transaction_isolation') <> 'read committed' then
+        perform pg_notify('agentd_wake', wake.queue);
+        return true;
+      end if;
+`,
+  );
+  await sql`${sql.raw([wake, NEXT_RUNS, ADMIT, LOOKS, ENTER].join('\n'))}`.execute(db);
   await pauses(db);
   await watching(db);
   await applyAccess(db);
@@ -161,7 +174,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop trigger control_queue on agentd.queue_controls;
     drop function agentd.control_queue();
     drop function agentd.tell_control(text, agentd.queue_controls);
-    ${sql.raw(ADMISSION)}
+    ${sql.raw([ADMISSION, WAKE].join('\n'))}
     drop function agentd.unpark_runs(uuid, integer);
     drop function agentd.enter_run(uuid, uuid, uuid, boolean, timestamptz);
     drop function agentd.look_at_waiting(uuid, integer);

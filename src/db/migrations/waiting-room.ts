@@ -414,25 +414,28 @@ export const ENTER = `
     declare
       v_count integer := least(p_count, ${ARRIVALS});
     begin
-      update public.task_runs p
-         set is_parked = false
-       where p.is_parked
-         and p.id in (
-           select c.id
-             from (
-               select free.id, free.seq
-                 from (select r.id, r.seq from public.task_runs r
-                        where ${waits} and not r.is_serial
-                        order by r.seq limit v_count for no key update skip locked) free
-               union all
-               -- any: that a daemon looks at the workspace is what counts
-               select serial.id, serial.seq
-                 from (select r.id, r.seq from public.task_runs r
-                        where ${waits} and r.is_serial
-                        limit v_count for no key update skip locked) serial
-             ) c
-            order by c.seq
-            limit v_count);
+      -- With one old snapshot a row that has changed since is an error; the reconciler sees to it.
+      if current_setting('transaction_isolation') = 'read committed' then
+        update public.task_runs p
+           set is_parked = false
+         where p.is_parked
+           and p.id in (
+             select c.id
+               from (
+                 select free.id, free.seq
+                   from (select r.id, r.seq from public.task_runs r
+                          where ${waits} and not r.is_serial
+                          order by r.seq limit v_count for no key update skip locked) free
+                 union all
+                 -- any: that a daemon looks at the workspace is what counts
+                 select serial.id, serial.seq
+                   from (select r.id, r.seq from public.task_runs r
+                          where ${waits} and r.is_serial
+                          limit v_count for no key update skip locked) serial
+               ) c
+              order by c.seq
+              limit v_count);
+      end if;
       perform agentd.wake('task-run');
     end
     $$;

@@ -7,14 +7,13 @@ import { ProviderError } from '../../providers/errors.ts';
 import { callCost } from '../../providers/model-catalog.ts';
 import type { ChatMessage, ModelAnswer, ToolDefinition } from '../../providers/models.ts';
 import type { Metrics } from '../../telemetry/metrics.ts';
+import { askPlace, HOLD_SLOT_MS, outOfTime, requestLength, takePlace, type Waiting } from './call-place.ts';
 import type { UsableModel } from './credentials.ts';
 import { ContextOverflow, RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import type { ModelChoice } from './model-choice.ts';
-import type { Place, RateLimiter } from './rate-limiter.ts';
+import type { RateLimiter } from './rate-limiter.ts';
 
-/** Waits up to this long keep the slot; longer ones give it back. */
-const HOLD_SLOT_MS = 5_000;
 const FIRST_DELAY_MS = 1_000;
 const LONGEST_DELAY_MS = 60_000;
 /** Short waits of one call that keep the slot, together; then the run gives it back. */
@@ -188,87 +187,6 @@ export async function callModel(
   }
 }
 
-/** How a call has waited so far. */
-type Waiting = {
-  /** Milliseconds in the slot. */
-  held: number;
-  /** Those of them for a place under a rate limit. */
-  heldForPlace: number;
-  ticket: Ticket | null;
-  /** Its provider has refused it: it goes before newcomers. */
-  returns: boolean;
-};
-
-function askPlace(
-  deps: ModelCallDeps,
-  model: UsableModel,
-  call: ModelCall,
-  wait: Waiting,
-): Promise<Place | null> | null {
-  return (
-    deps.limiter?.place({
-      key: model.limitKey,
-      workspaceId: call.workspaceId,
-      requestLength: () => requestLength(call),
-      maxTokens: call.maxTokens,
-      ticket: wait.ticket,
-      returns: wait.returns,
-    }) ?? null
-  );
-}
-
-/** Waits for the call's turn under its key's rate limit. Null, at once, where there is none. */
-async function takePlace(
-  deps: ModelCallDeps,
-  journal: RunJournal,
-  model: UsableModel,
-  call: ModelCall,
-  row: ModelCallChange,
-  wait: Waiting,
-  signal: AbortSignal,
-): Promise<Place | null> {
-  for (;;) {
-    const asked = askPlace(deps, model, call, wait);
-    if (!asked) return null;
-    const place = await asked;
-    if (signal.aborted) throw signal.reason;
-    if (place === null) return null;
-    if (place.kind === 'place' && place.waitMs <= 0) return place;
-    if (place.waitMs > call.msLeft()) {
-      journal.modelCall({
-        ...row,
-        status: 'failed',
-        error_code: row.error_code ?? 'rate_limit',
-        error: row.error ?? LIMITED,
-      });
-      throw outOfTime(row.error ?? LIMITED);
-    }
-    const holds = wait.heldForPlace + place.waitMs <= HOLD_SLOT_MS;
-    deps.metrics.rateLimits.waited(model.provider, holds ? 'held' : 'released', place.waitMs / 1000);
-    if (!holds) {
-      journal.modelCall({
-        ...row,
-        status: 'waiting',
-        error_code: row.error_code ?? 'rate_limit',
-        error: row.error ?? LIMITED,
-        ticket_at: place.ticket.at,
-        ticket_kind: place.kind,
-      });
-      throw new RunMustWait(
-        'rate_limit',
-        `${row.error ?? LIMITED} Its turn comes in ${Math.ceil(place.waitMs / 1000)} s.`,
-        place.waitMs,
-      );
-    }
-    wait.heldForPlace += place.waitMs;
-    wait.ticket = place.ticket;
-    await sleep(deps.clock, place.waitMs, signal);
-    if (place.kind === 'place') return place;
-  }
-}
-
-const LIMITED = 'The rate limit of the model is used up, and the call waits for its turn.';
-
 /** The call's row before a try of it. */
 function intent(
   call: ModelCall,
@@ -368,21 +286,8 @@ function isDown(error: ProviderError): boolean {
   return error.kind === 'retry' || error.code === 'model_not_found';
 }
 
-function requestLength(call: ModelCall): number {
-  return (
-    JSON.stringify(call.messages).length + (call.tools.length > 0 ? JSON.stringify(call.tools).length : 0)
-  );
-}
-
 function backoff(attempt: number, random: () => number): number {
   return Math.min(LONGEST_DELAY_MS, FIRST_DELAY_MS * 2 ** (attempt - 1)) * (0.5 + random() / 2);
-}
-
-function outOfTime(why: string): RunFailure {
-  return new RunFailure(
-    'timeout',
-    `The provider can't be asked again within the run's time limit: ${why} Raise timeout_seconds, or use another model.`,
-  );
 }
 
 function said(error: ProviderError, call: ModelCall): string {
