@@ -621,6 +621,7 @@ conversation_message as (
     join conversation c on c.id = m.conversation_id and c.workspace_id = m.workspace_id
     join public.agents a on a.id = m.agent_id
   on conflict do nothing
+  returning 1
 ),
 -- In the channels' order: the trigger that touches a channel locks it until the end of the transaction.
 channel_message as (
@@ -630,6 +631,7 @@ channel_message as (
     join channel c on c.id = m.channel_id and c.workspace_id = m.workspace_id
    order by c.id
   on conflict do nothing
+  returning 1
 ),
 log as (
   insert into public.agent_logs (workspace_id, agent_id, user_id, input, output, metadata)
@@ -644,17 +646,20 @@ finished as materialized (
 told as (
   select count(agentd.notify_run(id, workspace_id, task_id, status, reason_code)) from run
    -- what ended, and what waits for somebody
-   where status in ('completed', 'failed') or (ending ->> 'pauses_clock')::boolean
+   where status in ('completed', 'failed') or reason_code in ('approval_required', 'budget_exhausted')
 ),
 spent as materialized (
   select agentd.settle_budgets(jsonb_agg(run.spend || jsonb_build_object(
            'run', run.id, 'active_ms', run.active_ms, 'ended', run.status in ('completed', 'failed')))) as counters
     from run where jsonb_typeof(run.spend) = 'object'
 ),
--- after the budgets: everybody locks counters before workspaces, and workspaces all at once, in their order
+-- Last of all that locks: everybody locks counters before workspaces, and workspaces all at once, in their order; and while a
+-- tenant holds a channel, nobody's door is held.
 admitted as (
   select agentd.admit_workspaces(array_agg(distinct workspace_id)) as sum
-    from run where ending is not null and (select count(*) from spent) = 1
+    from run
+   where ending is not null and (select count(*) from spent) = 1
+     and (select count(*) from conversation_message) + (select count(*) from channel_message) >= 0
 ),
 paused as (
   select agentd.pause_failing_tasks(array_agg(distinct task_id)) as tasks from finished where status = 'failed'

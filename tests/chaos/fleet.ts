@@ -33,7 +33,8 @@ export class Incarnation {
   /** Resolves when the process is gone. */
   readonly gone: Promise<void>;
   workerId: string | null = null;
-  order: KillOrder | null = null;
+  /** Somebody has chosen it and is about to do something to it. */
+  isTaken = false;
   #lastOrder: KillOrder | null = null;
   /** It did not stop when told to, and was ended by force. */
   isOverdue = false;
@@ -97,7 +98,7 @@ export class Incarnation {
 
   /** Works, and nobody wants anything of it. */
   get isFree(): boolean {
-    return this.#isReady && this.order === null && this.termAt === null && !this.isStalled;
+    return this.#isReady && !this.isTaken && this.termAt === null && !this.isStalled;
   }
 
   get isStalled(): boolean {
@@ -115,7 +116,6 @@ export class Incarnation {
   }
 
   arm(order: KillOrder): void {
-    this.order = order;
     this.#lastOrder = order;
     this.#leftInFlight = order.window === 'in flight' ? order.nth : 0;
     this.#tell(order);
@@ -124,7 +124,7 @@ export class Incarnation {
   }
 
   disarm(): void {
-    this.order = null;
+    this.isTaken = false;
     this.#leftInFlight = 0;
     this.#tell(null);
   }
@@ -217,14 +217,16 @@ export class Fleet {
     return this.all[number];
   }
 
-  /** A daemon that works and has no order, of those that have worked longest; waits until there is one. */
+  /** Takes a daemon that works and that nobody has taken; waits until there is one. */
   async free(pick: number): Promise<Incarnation> {
     for (;;) {
-      if (this.#gaveUp)
-        throw new Error(`Daemons end by themselves again and again:\n${this.all.at(-1)?.lastWords()}`);
+      if (this.#gaveUp) throw this.#tooMany();
       const found = this.all.filter((one) => one.isFree);
       const one = found[Math.floor(pick * found.length)];
-      if (one) return one;
+      if (one) {
+        one.isTaken = true;
+        return one;
+      }
       await pause(20);
     }
   }
@@ -249,7 +251,7 @@ export class Fleet {
   /** Resolves when all daemons work: one that starts while its database is away ends, as it should. */
   async allReady(): Promise<void> {
     while (this.all.filter((one) => one.isFree).length < this.#size) {
-      await this.free(0);
+      if (this.#gaveUp) throw this.#tooMany();
       await pause(20);
     }
   }
@@ -266,6 +268,10 @@ export class Fleet {
       one.process.kill('SIGKILL');
       await one.gone;
     }
+  }
+
+  #tooMany(): Error {
+    return new Error(`Daemons end by themselves again and again:\n${this.all.at(-1)?.lastWords()}`);
   }
 
   #spawn(): Incarnation {

@@ -125,7 +125,8 @@ async function stallOne({ db, fleet, plan: { leaseSeconds }, random }: Scene): P
   };
   for (;;) {
     const one = await fleet.free(random.next());
-    if ((await held(one)) < 3 || !one.isFree) {
+    if ((await held(one)) < 3) {
+      one.isTaken = false;
       await pause(100);
       continue;
     }
@@ -134,6 +135,7 @@ async function stallOne({ db, fleet, plan: { leaseSeconds }, random }: Scene): P
       await pause((leaseSeconds + 1) * 1000);
       while ((await held(one)) > 0 && Date.now() < deadline) await pause(100);
     });
+    one.isTaken = false;
     return;
   }
 }

@@ -119,7 +119,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     returns table (
       key text, budget_id uuid, metric text, max_amount bigint, used_amount bigint, asked_amount bigint, ends_in_ms double precision
     )
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = '' set jit = off
     as $$
     declare
       v_budgets uuid[];
@@ -195,11 +195,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
+    -- (Without statistics of the item lists their plans look dear enough to be compiled, which takes longer than they do.)
     -- Books what calls have used, and gives back what was set aside for them; at the end of a run all that is still set aside
     -- for it. A call is booked in the month in which it was set aside.
     -- Items: [{run, budgets: [id], active_ms, ended, calls: [{key, turns, tool_calls, tokens, cost_micros}]}]
     create function agentd.settle_budgets(p_items jsonb) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = '' set jit = off
     as $$
     declare
       v_budgets uuid[];

@@ -3,7 +3,7 @@ import { sleep } from '../../clock.ts';
 import type { Ticket } from '../../db/rate-limits.ts';
 import type { ModelCallChange } from '../../db/runs.ts';
 import type { UsableModel } from './credentials.ts';
-import { RunFailure, RunMustWait } from './errors.ts';
+import { RunMustWait } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import type { ModelCall, ModelCallDeps } from './model-call.ts';
 import type { Place } from './rate-limiter.ts';
@@ -58,15 +58,6 @@ export async function takePlace(
     if (signal.aborted) throw signal.reason;
     if (place === null) return null;
     if (place.kind === 'place' && place.waitMs <= 0) return place;
-    if (place.waitMs > call.msLeft()) {
-      journal.modelCall({
-        ...row,
-        status: 'failed',
-        error_code: row.error_code ?? 'rate_limit',
-        error: row.error ?? LIMITED,
-      });
-      throw outOfTime(row.error ?? LIMITED);
-    }
     const holds = wait.heldForPlace + place.waitMs <= HOLD_SLOT_MS;
     deps.metrics.rateLimits.waited(model.provider, holds ? 'held' : 'released', place.waitMs / 1000);
     if (!holds) {
@@ -82,6 +73,8 @@ export async function takePlace(
         'rate_limit',
         `${row.error ?? LIMITED} Its turn comes in ${Math.ceil(place.waitMs / 1000)} s.`,
         place.waitMs,
+        // others' calls are before it: that is not this run's time
+        true,
       );
     }
     wait.heldForPlace += place.waitMs;
@@ -97,13 +90,5 @@ const LIMITED = 'The rate limit of the model is used up, and the call waits for 
 export function requestLength(call: ModelCall): number {
   return (
     JSON.stringify(call.messages).length + (call.tools.length > 0 ? JSON.stringify(call.tools).length : 0)
-  );
-}
-
-/** The run's time would be over before the provider may be asked again. */
-export function outOfTime(why: string): RunFailure {
-  return new RunFailure(
-    'timeout',
-    `The provider can't be asked again within the run's time limit: ${why} Raise timeout_seconds, or use another model.`,
   );
 }

@@ -7,7 +7,7 @@ import { ProviderError } from '../../providers/errors.ts';
 import { callCost } from '../../providers/model-catalog.ts';
 import type { ChatMessage, ModelAnswer, ToolDefinition } from '../../providers/models.ts';
 import type { Metrics } from '../../telemetry/metrics.ts';
-import { askPlace, HOLD_SLOT_MS, outOfTime, requestLength, takePlace, type Waiting } from './call-place.ts';
+import { askPlace, HOLD_SLOT_MS, requestLength, takePlace, type Waiting } from './call-place.ts';
 import type { UsableModel } from './credentials.ts';
 import { ContextOverflow, RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
@@ -305,4 +305,12 @@ function failure(error: ProviderError, model: UsableModel, call: ModelCall): Err
     default:
       return new StepFailure(error.code, said(error, call), false);
   }
+}
+
+/** The run's time would be over before the provider may be asked again. */
+function outOfTime(why: string): RunFailure {
+  return new RunFailure(
+    'timeout',
+    `The provider can't be asked again within the run's time limit: ${why} Raise timeout_seconds, or use another model.`,
+  );
 }
