@@ -70,7 +70,7 @@ async function retain(pool: pg.Pool): Promise<void> {
   ]);
   for (const [table, column] of [
     ['public.usage_events', 'recorded_at'],
-    ['public.agent_logs', 'created_at'],
+    ['public.agent_logs', '"timestamp"'],
     ['agentd.job_runs', 'started_at'],
   ] as const) {
     await pool.query(`delete from ${table} where ${column} < now() - make_interval(secs => $1)`, [

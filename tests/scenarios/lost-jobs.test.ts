@@ -137,6 +137,7 @@ describe('a worker that died between its last checkpoint and the settlement of t
     );
     await age();
     await fetched(id, 31);
+    await db.query('update agentd.rate_limits set blocked_until = null');
     await db.query(`update public.task_runs set wake_at = agentd.now() - interval '1 second'`);
     await reconcileLeases({ db, ...parts });
     await reconcile();

@@ -53,6 +53,7 @@ describe('what was lost on the way is found', () => {
     await waitForRun(db, id, ['waiting']);
     await first.stop();
     await db.query('delete from pgboss.job');
+    await db.query('update agentd.rate_limits set blocked_until = null');
     await db.query(`update public.task_runs set wake_at = agentd.now() - interval '1 second'`);
     await age();
     model.respond(() => ({ content: 'awake' }));

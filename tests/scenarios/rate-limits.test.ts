@@ -136,15 +136,26 @@ describe('a key of which little is left', () => {
     expect(model.requests).toHaveLength(1);
   });
 
-  test('fails a run only when its own time limit ends first', async () => {
+  test('fails no run, however short its time: waiting for others’ calls is not the run’s time', async () => {
     await serve();
     await using _daemon = await testDaemon(db, model);
     await learnLimit();
     await db.query(`update agentd.rate_limits set blocked_until = agentd.now() + interval '1 hour'`);
     const id = await startTask(db, platform, 'second', { timeout_seconds: 30 });
-    expect(await waitForRun(db, id)).toMatchObject({ status: 'failed', reason_code: 'timeout' });
-    expect(await openRows(db, id)).toEqual([]);
+    expect(await waitForRun(db, id, ['waiting', 'failed'])).toMatchObject({
+      status: 'waiting',
+      reason_code: 'rate_limit',
+    });
     expect(model.requests).toEqual([]);
+    // half an hour later the limit is lifted
+    await db.query('update agentd.rate_limits set blocked_until = null');
+    await db.query(
+      `update public.task_runs set wake_at = agentd.now(), started_at = started_at - interval '30 minutes',
+              paused_at = paused_at - interval '30 minutes' where id = $1`,
+      [id],
+    );
+    expect((await waitForRun(db, id)).status).toBe('completed');
+    expect(await openRows(db, id)).toEqual([]);
   });
 });
 

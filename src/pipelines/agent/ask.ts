@@ -76,7 +76,10 @@ export async function askModel(
     } catch (error) {
       if (!(error instanceof ContextOverflow) || squeezes >= MAX_SQUEEZES) throw error;
       // our estimate was too low for this model: from here on it counts less
-      mostTokens = estimateTokens(fitted.messages) * SQUEEZE;
+      const size = estimateTokens(fitted.messages);
+      mostTokens = size * SQUEEZE;
+      // nothing is left to leave out
+      if (estimateTokens(fitConversation(conversation.messages, mostTokens).messages) >= size) throw error;
     }
   }
 }
