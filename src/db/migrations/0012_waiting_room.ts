@@ -3,16 +3,18 @@ import { type Kysely, sql } from 'kysely';
 import { ADMISSION, QUEUE_DEPTHS, QUEUE_HEALTH, STUCK_WORK, WAKE } from './0010_engine.ts';
 import { applyAccess } from './access.ts';
 import { changed } from './run-sql.ts';
-import { ADMIT, ENTER, LOOKS, NEXT_RUNS } from './waiting-room.ts';
+import { ADMIT, ENTER, isArrival, isFree, isSerial, LOOKS, NEXT_RUNS } from './waiting-room.ts';
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     -- The waiting room in two: whoever must wait for earlier runs of its task is no candidate, however many of them there are.
     drop index public.task_runs_waiting_room_idx;
     create index task_runs_waiting_room_idx on public.task_runs (workspace_id, seq)
-      where status = 'queued' and job_id is null and not is_serial;
+      where ${sql.raw(isFree(''))};
     create index task_runs_serial_room_idx on public.task_runs (workspace_id, task_id, seq)
-      where status = 'queued' and job_id is null and is_serial;
+      where ${sql.raw(isSerial(''))};
+    drop index public.task_runs_arrivals_idx;
+    create index task_runs_arrivals_idx on public.task_runs (seq) where ${sql.raw(isArrival(''))};
     -- whether anything of a task is before a run of it: one probe for each status
     drop index public.task_runs_live_by_task_idx;
     create index task_runs_live_by_task_idx on public.task_runs (task_id, status, seq)
@@ -49,10 +51,10 @@ async function watching(db: Kysely<unknown>): Promise<void> {
       v_counted :=
         (select count(*) from (
            select 1 from public.task_runs r
-            where r.status = 'queued' and r.job_id is null and not r.is_serial limit 20000) w)
+            where ${sql.raw(isFree())} limit 20000) w)
         + (select count(*) from (
            select 1 from public.task_runs r
-            where r.status = 'queued' and r.job_id is null and r.is_serial limit 20000) w);
+            where ${sql.raw(isSerial())} limit 20000) w);
       if v_counted < 20000 then
         return v_counted;
       end if;
@@ -119,7 +121,7 @@ async function watching(db: Kysely<unknown>): Promise<void> {
        cross join lateral (
          select o.id, o.workspace_id, o.created_at
            from public.task_runs o
-          where o.workspace_id = w.id and o.status = 'queued' and o.job_id is null and not o.is_serial
+          where o.workspace_id = w.id and ${sql.raw(isFree('o.'))}
           order by o.seq
           limit 1) r
        where r.created_at < agentd.now() - interval '30 seconds'
@@ -187,6 +189,9 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop index public.task_runs_live_by_task_idx;
     create index task_runs_live_by_task_idx on public.task_runs (task_id)
       where status in ('queued', 'running', 'waiting');
+    drop index public.task_runs_arrivals_idx;
+    create index task_runs_arrivals_idx on public.task_runs (seq)
+      where status = 'queued' and job_id is null and not is_parked;
     drop index public.task_runs_serial_room_idx;
     drop index public.task_runs_waiting_room_idx;
     create index task_runs_waiting_room_idx on public.task_runs (workspace_id, seq)
