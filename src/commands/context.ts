@@ -90,7 +90,9 @@ export async function resolveId(db: Database, kind: IdKind, text: string): Promi
   if (id === undefined) {
     throw new CommandError(
       `There is no ${kind} with the id ${text}.`,
-      `agentd ${kind}s list shows the newest ones.`,
+      kind === 'workspace'
+        ? 'In SQL: select id, name from workspaces.'
+        : `agentd ${kind}s list shows the newest ones.`,
     );
   }
   if (another !== undefined) {

@@ -87,7 +87,8 @@ export function register(program: Command, context: CommandContext): void {
       );
       if (outcome.others.length > 0) {
         output.line(
-          `Still paused in ${queue}: ${outcome.others.map((pause) => nameOf(targetOf(pause))).join(', ')}.`,
+          `Still paused in ${queue}: ${outcome.others.map((pause) => nameOf(targetOf(pause))).join(', ')}. ` +
+            `To let one go on: agentd queues resume ${queue} --workspace ID.`,
         );
       }
     });

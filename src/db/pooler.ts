@@ -44,7 +44,9 @@ export async function detectPooling(url: string): Promise<Pooling> {
       const other = await connect();
       await other.query('begin');
       const taken = await backend(other);
-      const now = await backend(own);
+      // no answer: the rival has the pooler's only free backend, which was not ours then
+      const now = await backend(own).catch(() => null);
+      if (now === null) return 'transactions';
       if (now === 'not prepared' || taken === 'not prepared')
         return 'transactions without prepared statements';
       if (now !== first || taken === first) return 'transactions';

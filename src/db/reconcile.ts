@@ -33,7 +33,7 @@ with lapsed as (
    where status = 'running'
      -- one that holds for so long was given before the clock was set back
      and (lease_expires_at < agentd.now() or lease_expires_at > agentd.now() + interval '10 minutes')
-     and ($2::timestamptz is null or agentd.now() between $2 - interval '1 second' and $2 + interval '1 second')
+     and ($2::timestamptz is null or agentd.now() between $2 - interval '5 seconds' and $2 + interval '5 seconds')
    order by lease_expires_at
    limit $1
      for no key update skip locked
@@ -43,7 +43,7 @@ dropped as materialized (
 ),
 requeued as (
   update public.task_runs r
-     set status = 'queued', lease_expires_at = null,
+     set status = 'queued', lease_expires_at = null, paused_at = agentd.now(),
          job_id = agentd.enqueue('task-run', jsonb_build_object('run_id', d.id), d.id::text, d.workspace_id, null)
     from dropped d
    where r.id = d.id

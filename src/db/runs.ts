@@ -156,8 +156,10 @@ export type ClaimedRun = {
   readonly claimed_at_ms: number;
   /** Likewise: since when it had waited for a person or a budget; null if this claim ends no such wait. */
   readonly paused_at_ms: number | null;
-  /** Milliseconds since the run was first started, by the database's clock, without the time that it waited for a person or a budget. */
+  /** Milliseconds since the run was first started, by the database's clock, without the time in which no worker had it. */
   readonly elapsed_ms: number;
+  /** Milliseconds in which no worker had it, since it was first started. */
+  readonly waited_ms: number;
   /** Those of its workspace, agent and task. */
   readonly budgets: readonly ClaimedBudget[];
   readonly agent: ClaimedAgent | null;
@@ -189,7 +191,7 @@ const CLAIM: Statement = {
   name: 'claim_runs',
   text: `
 with locked as (
-  select r.id, r.paused_at as was_paused_at,
+  select r.id, case when r.reason_code in ('approval_required', 'budget_exhausted') then r.paused_at end as was_paused_at,
          exists (select 1 from agentd.queue_controls q
                   where q.queue = 'task-run' and q.workspace_id = r.workspace_id) as is_paused
     from public.task_runs r
@@ -242,7 +244,7 @@ first_call as (
 select asked.id,
        c.workspace_id, c.task_id, c.agent_id, c.user_id, c.lease_epoch, c.journal_seq, c.claims_without_progress,
        c.trigger, c.scheduled_for, c.steps, c.settings, c.input, c.turns, c.tool_calls,
-       c.prompt_tokens, c.completion_tokens, c.cost_micros, c.traceparent,
+       c.prompt_tokens, c.completion_tokens, c.cost_micros, c.waited_ms, c.traceparent,
        extract(epoch from c.created_at)::float8 * 1000 as created_at_ms,
        extract(epoch from c.started_at)::float8 * 1000 as started_at_ms,
        extract(epoch from agentd.now())::float8 * 1000 as claimed_at_ms,
@@ -466,8 +468,8 @@ export type Checkpoint = {
   cost_micros: number;
   /** Milliseconds that the worker spent on the run since the checkpoint before. */
   active_ms: number;
-  /** What calls used of the monthly budgets that bound the run; null where there are none. */
-  spend: null | { budgets: readonly string[]; calls: CallSpend[] };
+  /** What calls used, for the monthly budgets that bound the run. */
+  spend: CallSpend[];
   steps: StepChange[];
   llm: ModelCallChange[];
   tools: ToolCallChange[];
@@ -481,8 +483,8 @@ export type Checkpoint = {
     output: unknown;
     /** Milliseconds from now; only with waiting. Null: when the row changes. */
     wake_in_ms: number | null;
-    /** Whether the wait counts against the run's time limit; a wait for a person or a budget does not. */
-    pauses_clock?: boolean;
+    /** It waits for a person or a budget. */
+    for_somebody?: boolean;
     log: { input: string; output: string; metadata: unknown } | null;
   };
 };
@@ -512,7 +514,8 @@ run as (
          completion_tokens = r.completion_tokens + i.completion_tokens,
          cost_micros = r.cost_micros + i.cost_micros,
          active_ms = r.active_ms + i.active_ms,
-         paused_at = case when (i."end" ->> 'pauses_clock')::boolean then agentd.now() end,
+         -- a run that no worker has does not use up its time
+         paused_at = case when i."end" ->> 'status' in ('waiting', 'queued') then agentd.now() end,
          status = coalesce((i."end" ->> 'status')::public.run_status, r.status),
          reason_code = i."end" ->> 'reason_code',
          reason = i."end" ->> 'reason',
@@ -649,9 +652,12 @@ told as (
    where status in ('completed', 'failed') or reason_code in ('approval_required', 'budget_exhausted')
 ),
 spent as materialized (
-  select agentd.settle_budgets(jsonb_agg(run.spend || jsonb_build_object(
-           'run', run.id, 'active_ms', run.active_ms, 'ended', run.status in ('completed', 'failed')))) as counters
-    from run where jsonb_typeof(run.spend) = 'object'
+  select agentd.settle_budgets(jsonb_agg(jsonb_build_object(
+           'run', run.id, 'active_ms', run.active_ms, 'calls', run.spend,
+           -- nothing stays set aside for a run that makes no call
+           'ended', run.status in ('completed', 'failed') or run.reason_code = 'budget_exhausted'))) as counters
+    from run
+   where exists (select 1 from public.budgets b where b.workspace_id = run.workspace_id)
 ),
 -- Last of all that locks: everybody locks counters before workspaces, and workspaces all at once, in their order; and while a
 -- tenant holds a channel, nobody's door is held.
@@ -724,32 +730,31 @@ locked as (
 renewed as (
   update public.task_runs r set lease_expires_at = agentd.now() + make_interval(secs => $2)
     from locked where r.id = locked.id
+  returning r.id
 )
-select r.id, r.reason_code
+select held.run, r.id is null or r.lease_epoch <> held.epoch or r.status <> 'running' as is_lost
   from held
   left join public.task_runs r on r.id = held.run
- where r.id is null or r.lease_epoch <> held.epoch or r.status <> 'running'`,
+ where held.run not in (select id from renewed)`,
 };
 
-/**
- * Renews the leases of a worker's runs. Returns the ids of those that are no longer its own: cancelled,
- * ended, taken over or deleted. A row that a checkpoint is writing at the moment is renewed by that.
- */
+/** Runs whose leases were not renewed. */
+export type NotRenewed = {
+  /** No longer the worker's: cancelled, ended, taken over or deleted. */
+  readonly lost: ReadonlySet<string>;
+  /** Their rows are held by another transaction: a checkpoint, which renews them itself, or somebody who does not. */
+  readonly locked: ReadonlySet<string>;
+};
+
+/** Renews the leases of a worker's runs. Returns those that were not: whoever holds one of these must not count on it. */
 export async function renewLeases(
   db: Queryable,
   held: readonly { run: string; epoch: number }[],
   leaseSeconds: number,
-): Promise<Set<string>> {
-  const rows = await db.query<{ id: string | null }>(RENEW, [JSON.stringify(held), leaseSeconds]);
-  const lost = new Set(rows.map((row) => row.id));
-  if (!lost.has(null)) return lost as Set<string>;
-  // A deleted run has no row to name it: it is one that neither came back nor exists.
-  const existing = await db.query<{ id: string }>(
-    'select id from public.task_runs where id = any ($1::uuid[])',
-    [held.map((h) => h.run)],
-  );
-  const known = new Set(existing.map((row) => row.id));
-  for (const { run } of held) if (!known.has(run)) lost.add(run);
-  lost.delete(null);
-  return lost as Set<string>;
+): Promise<NotRenewed> {
+  const rows = await db.query<{ run: string; is_lost: boolean }>(RENEW, [JSON.stringify(held), leaseSeconds]);
+  return {
+    lost: new Set(rows.filter((row) => row.is_lost).map((row) => row.run)),
+    locked: new Set(rows.filter((row) => !row.is_lost).map((row) => row.run)),
+  };
 }

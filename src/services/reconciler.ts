@@ -50,12 +50,13 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
     // then what looks lapsed may only be late.
     const patience = Math.max(deps.leaseMs / 2, LONGEST_DELAY_MS + 500);
     await reconcileLeases(deps, deps.time.steadyMs() >= patience ? deps.time.now() : null);
+    if (pass++ % REST_EVERY === 0) await reconcileRest(deps, place);
+    // last: where it fails, the rest has been done
     const now = deps.time.now().getTime();
     if (Math.abs(now - partitionsAt) > PARTITIONS_MS) {
       report(deps, 'partition', await ensurePartitions(deps.db));
       partitionsAt = now;
     }
-    if (pass++ % REST_EVERY === 0) await reconcileRest(deps, place);
     return LEASES_MS * (0.9 + Math.random() * 0.2);
   });
 }

@@ -134,6 +134,11 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
     LONG,
   );
 
+  // An increase is seen only of a series that is there: these must not begin with their first failure.
+  for (const reason_code of ['internal_error', 'worker_crashed', 'journal_refused']) {
+    runs.inc({ status: 'failed', reason_code }, 0);
+  }
+
   const inserted = counter('agentd_schedule_runs_inserted_total', 'Runs that the schedule inserted.', []);
   const skipped = counter('agentd_schedule_runs_skipped_total', 'Occurrences recorded as skipped.', []);
   const lateness = histogram(

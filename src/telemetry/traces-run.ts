@@ -175,7 +175,7 @@ export class RunTrace {
       if (end === null) return;
       this.#ended = end;
       if (end.status === 'completed' || end.status === 'failed') this.#root(end.status, end.reason_code);
-      else if (end.status === 'waiting' && end.wake_in_ms !== null && !end.pauses_clock) {
+      else if (end.status === 'waiting' && end.wake_in_ms !== null && !end.for_somebody) {
         // By plan: nobody is there to see when it really ends. (A wait for a person or a budget is said by the claim that ends it.)
         const now = this.#now();
         const period = { startMs: now, endMs: now + end.wake_in_ms };

@@ -39,7 +39,13 @@ const budget = (columns: Columns): Promise<string> =>
   insert(db, 'public.budgets', { workspace_id: platform.workspaceId, ...columns });
 
 type Counter = Record<
-  'turns' | 'tool_calls' | 'tokens' | 'cost_micros' | 'reserved_turns' | 'reserved_tokens',
+  | 'turns'
+  | 'tool_calls'
+  | 'tokens'
+  | 'cost_micros'
+  | 'reserved_turns'
+  | 'reserved_tokens'
+  | 'reserved_tool_calls',
   number
 >;
 
@@ -120,7 +126,6 @@ describe('a budget of a run', () => {
     const run = await startTask(db, platform, 'x', {}, [{}, {}]);
     expect(await waitForRun(db, run, ['waiting'])).toMatchObject({
       reason_code: 'budget_exhausted',
-      wake_at: null,
       job_id: null,
     });
     await db.query('update public.budgets set max_turns = 2 where id = $1', [id]);
@@ -212,15 +217,16 @@ describe('a budget of a month', () => {
 
   test('that is to wait lets the run go on when the month ends', async () => {
     await using _daemon = await testDaemon(db, model);
-    await budget({ max_turns: 0, when_exhausted: 'wait' });
+    await waitForRun(db, await startTask(db, platform, 'before'));
+    await budget({ max_turns: 1, when_exhausted: 'wait' });
     const run = await startTask(db, platform, 'x');
     const waiting = await waitForRun(db, run, ['waiting']);
     const [month = { ends: new Date(0) }] = await db.query<{ ends: Date }>(
       'select period_end as ends from agentd.month_bounds($1, agentd.now())',
       [platform.workspaceId],
     );
-    expect(Math.abs((waiting.wake_at as Date).getTime() - month.ends.getTime())).toBeLessThan(60_000);
-    await db.query('update public.budgets set max_turns = 3');
+    // it looks again by itself now and then
+    expect((waiting.wake_at as Date).getTime() - Date.now()).toBeLessThan(60_000);
     await setDatabaseClock(db, new Date(month.ends.getTime() + 1_000));
     expect((await waitForRun(db, run)).status).toBe('completed');
     await setDatabaseClock(db, null);
@@ -285,6 +291,107 @@ describe('a budget of a month', () => {
     expect(await seen(platform.userId)).toEqual([{ metric: 'turns', max_amount: 3, used_amount: 1 }]);
     expect(await seen((await makePlatform(db)).userId)).toEqual([]);
   });
+});
+
+describe('a budget that is changed while runs go on', () => {
+  test('raised before the run waits, it lets it go on all the same', async () => {
+    const id = await budget({ period: 'run', max_turns: 1, when_exhausted: 'wait' });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    model.respond((_, index) => (index === 0 ? { content: 'one', delay: promise } : { content: 'two' }));
+    await using _daemon = await testDaemon(db, model);
+    const run = await startTask(db, platform, 'x', {}, [{}, {}]);
+    await model.waitForRequest();
+    await db.query('update public.budgets set max_turns = 50 where id = $1', [id]);
+    resolve();
+    const waiting = await waitForRun(db, run, ['waiting']);
+    expect(waiting.wake_at).not.toBeNull();
+    // the half minute is over
+    await db.query('update public.task_runs set wake_at = agentd.now() where id = $1', [run]);
+    expect((await waitForRun(db, run)).status).toBe('completed');
+  });
+
+  test('made while a run goes on, it counts what that run spends', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    model.respond(({ userText }) =>
+      userText.includes('slow') ? { content: 'late', delay: promise } : { content: 'quick' },
+    );
+    await using _daemon = await testDaemon(db, model);
+    const slow = await startTask(db, platform, 'slow');
+    await model.waitForRequest();
+    const id = await budget({ max_turns: 100 });
+    await waitForRun(db, await startTask(db, platform, 'quick'));
+    resolve();
+    await waitForRun(db, slow);
+    const [used] = await db.query<{ tokens: number }>(
+      'select sum(prompt_tokens + completion_tokens)::bigint as tokens from public.llm_calls',
+    );
+    expect(await counter(id)).toMatchObject({ turns: 2, tokens: used?.tokens, reserved_turns: 0 });
+  });
+
+  test('its scope and period stay as they are', async () => {
+    const id = await budget({ max_turns: 1 });
+    await expect(db.query(`update public.budgets set period = 'run' where id = $1`, [id])).rejects.toThrow(
+      /do not change/,
+    );
+  });
+});
+
+describe('what a budget can’t bound', () => {
+  test('a call that alone needs more than the whole budget fails the run, also where it is to wait', async () => {
+    await using _daemon = await testDaemon(db, model);
+    await budget({ max_tokens: 10, when_exhausted: 'wait' });
+    expect(await waitForRun(db, await startTask(db, platform, 'x'))).toMatchObject({
+      status: 'failed',
+      reason_code: 'budget_exhausted',
+    });
+  });
+
+  test('a model without a price is not called under a budget in money', async () => {
+    await using _daemon = await testDaemon(db, model);
+    await db.query(`update public.agents set model = 'house-model-7' where id = $1`, [platform.agentId]);
+    await budget({ max_cost_micros: 1_000_000 });
+    expect(await waitForRun(db, await startTask(db, platform, 'x'))).toMatchObject({
+      status: 'failed',
+      reason_code: 'no_price',
+    });
+    expect(model.requests).toEqual([]);
+  });
+
+  test('an agent without a bound of its own gets that of what was set aside', async () => {
+    await using _daemon = await testDaemon(db, model);
+    await db.query('update public.agents set max_tokens = null where id = $1', [platform.agentId]);
+    await budget({ max_tokens: 100_000 });
+    await waitForRun(db, await startTask(db, platform, 'x'));
+    expect(model.requests[0]?.body.max_tokens).toBe(4_096);
+    await db.query('update public.agents set max_tokens = -5 where id = $1', [platform.agentId]);
+    await waitForRun(db, await startTask(db, platform, 'y'));
+    expect(model.requests[1]?.body.max_tokens).toBe(4_096);
+  });
+});
+
+test('a run that waits for a budget keeps nothing of it', async () => {
+  model.respond(() => ({
+    toolCalls: Array.from({ length: 5 }, (_, i) => ({ name: 'next', arguments: { i } })),
+  }));
+  const source: ToolSource = {
+    name: 'test',
+    list: async () => [
+      {
+        source: 'test',
+        effect: 'read',
+        definition: {
+          type: 'function',
+          function: { name: 'next', parameters: { type: 'object', properties: {} } },
+        },
+        call: async () => ({ content: 'x' }),
+      },
+    ],
+  };
+  await using _daemon = await testDaemon(db, model, { toolSources: [source] });
+  const id = await budget({ max_tool_calls: 3, when_exhausted: 'wait' });
+  const run = await startTask(db, platform, 'x');
+  expect(await waitForRun(db, run, ['waiting'])).toMatchObject({ reason_code: 'budget_exhausted' });
+  expect(await counter(id)).toMatchObject({ tool_calls: 0, reserved_tool_calls: 0, turns: 1 });
 });
 
 test('a run without budgets costs no statement of theirs', async () => {

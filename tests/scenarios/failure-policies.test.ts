@@ -297,6 +297,15 @@ describe('retry_run', () => {
     expect((await findRun(db, failed))?.status).toBe('failed');
   });
 
+  test('is one retry at a time: a double click is not paid for twice', async () => {
+    const failed = await startTask(db, platform, 'x');
+    await db.query(`update public.task_runs set status = 'cancelled' where id = $1`, [failed]);
+    await db.query('select public.retry_run($1)', [failed]);
+    await expect(db.query('select public.retry_run($1)', [failed])).rejects.toThrow(
+      /is being retried already/,
+    );
+  });
+
   test('refuses a run that has not ended, one whose task is gone, and strangers', async () => {
     const id = await startTask(db, platform, 'x');
     await expect(db.query('select public.retry_run($1)', [id])).rejects.toThrow(

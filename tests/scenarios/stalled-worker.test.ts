@@ -71,7 +71,9 @@ describe('a stalled worker whose run was taken over', () => {
     });
     await expect(journal.flush()).rejects.toBeInstanceOf(RunLost);
     expect(answer).toMatchObject({ applied: false, status: 'completed' });
-    expect(await renewLeases(db, [{ run: id, epoch: claimed.lease_epoch }], 15)).toEqual(new Set([id]));
+    expect((await renewLeases(db, [{ run: id, epoch: claimed.lease_epoch }], 15)).lost).toEqual(
+      new Set([id]),
+    );
     expect(await everything(id)).toEqual(before);
   });
 
@@ -93,7 +95,7 @@ describe('a stalled worker whose run was taken over', () => {
     };
     const before = await everything(id);
     await expect(write(older)).rejects.toBeInstanceOf(RunLost);
-    expect(await renewLeases(db, [{ run: id, epoch: older.lease_epoch }], 15)).toEqual(new Set([id]));
+    expect((await renewLeases(db, [{ run: id, epoch: older.lease_epoch }], 15)).lost).toEqual(new Set([id]));
     expect(await everything(id)).toEqual(before);
     await write(newer);
     expect((await findRun(db, id))?.journal_seq).toBe(1);

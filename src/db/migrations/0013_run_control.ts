@@ -126,7 +126,10 @@ async function changeRuns(db: Kysely<unknown>): Promise<void> {
   const closed = changed(
     CLOSE_RUN,
     'perform agentd.admit_runs(new.workspace_id);',
-    `perform agentd.unpark_runs(new.workspace_id, 1);
+    `-- a run without a place leaves none
+      if old.job_id is not null or old.status = 'running' then
+        perform agentd.unpark_runs(new.workspace_id, 1);
+      end if;
       if new.status = 'cancelled' then
         perform agentd.audit('cancel', 'run', new.id::text, new.workspace_id,
                              jsonb_build_object('from', old.status, 'reason_code', new.reason_code));
@@ -212,6 +215,16 @@ async function addDoors(db: Kysely<unknown>): Promise<void> {
           message = format('the task of run %s was deleted', p_run_id),
           hint = 'Make a new task and run that.';
       end if;
+      -- a double click is not paid for twice
+      perform pg_advisory_xact_lock(hashtextextended('agentd.retry:' || p_run_id, 0));
+      select r.id into v_new from public.task_runs r
+       where r.retry_of_run_id = p_run_id and r.status in ('queued', 'running', 'waiting') limit 1;
+      if v_new is not null then
+        raise exception using
+          errcode = 'object_not_in_prerequisite_state',
+          message = format('run %s is being retried already by run %s', p_run_id, v_new),
+          hint = 'Wait for its end, or cancel it first.';
+      end if;
       insert into public.task_runs (task_id, workspace_id, trigger, retry_of_run_id, input, user_id)
       values (v_run.task_id, v_run.workspace_id, 'retry', v_run.id, v_run.input,
               coalesce(public.current_user_id(), v_run.user_id))
@@ -243,7 +256,9 @@ async function addDoors(db: Kysely<unknown>): Promise<void> {
       if length(p_reason) > 2000 then
         raise exception using errcode = 'string_data_right_truncation', message = 'the reason is longer than 2,000 characters';
       end if;
-      select r.status, r.reason_code into v_status, v_code from public.task_runs r where r.id = v_run for no key update;
+      -- a run that is being executed is not touched: its worker renews its lease there
+      select r.status, r.reason_code into v_status, v_code
+        from public.task_runs r where r.id = v_run and r.status = 'waiting' for no key update;
       v_sentence := 'A person denied this call.' || coalesce(' Reason: ' || nullif(btrim(p_reason), ''), '');
       update public.tool_calls c
          set approved = p_approve, decided_by = public.current_user_id(), decided_at = agentd.now(), decision_reason = p_reason,

@@ -167,10 +167,14 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
           v_limit.tokens_at,
           v_now - make_interval(secs => coalesce(v_item.age_ms, 0) / 1000 + v_item.tokens_left / v_limit.tokens_per_second));
         v_limit.tokens_given := v_limit.tokens_given + coalesce(v_item.used, 0);
-        v_limit.tokens_at := greatest(
-          v_limit.tokens_at
-            + make_interval(secs => coalesce(v_item.used, 0) * v_limit.tokens_factor / v_limit.tokens_per_second),
-          v_now - make_interval(secs => v_limit.tokens_limit / v_limit.tokens_per_second));
+        -- A provider's bucket does not go below empty: a wrong guess is no debt beyond the places that are promised.
+        v_limit.tokens_at := case when v_limit.tokens_at is not null then greatest(
+          least(
+            v_limit.tokens_at
+              + make_interval(secs => least(coalesce(v_item.used, 0), v_limit.tokens_limit)
+                                        * v_limit.tokens_factor / v_limit.tokens_per_second),
+            greatest(v_limit.tokens_at, v_now + newcomers_ms * interval '1 millisecond')),
+          v_now - make_interval(secs => v_limit.tokens_limit / v_limit.tokens_per_second)) end;
 
         v_said_at := v_now - make_interval(secs => coalesce(v_item.age_ms, 0) / 1000);
         if v_item.tokens_left < v_limit.tokens_limit * c_scarce then

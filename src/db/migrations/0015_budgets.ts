@@ -4,8 +4,9 @@
  * A budget of the period `run` bounds each single run; its use is in the run's own row, which only its worker writes. A budget of the
  * period `month` bounds the sum over all runs of its scope in the calendar month of the workspace's zone. Its use is in
  * agentd.budget_counters: reserved before a call (agentd.reserve_budgets), settled in the transaction that records the call's outcome
- * (agentd.settle_budgets). Both lock the counters in their order. The invariant: used + reserved never passes the limit, and used
- * is the sum of the calls that the journal has as made, whatever dies.
+ * (agentd.settle_budgets). Both lock the counters in their order. The invariant: used + reserved never passes the limit by calls or turns,
+ * and what a call used is booked once, in the month in which it was set aside, whatever dies. A counter begins with what the
+ * journal has of its month.
  *
  * Counters and reservations have no foreign keys: a budget that a tenant is deleting in an open transaction must not hold up a worker.
  */
@@ -60,7 +61,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     ) with (fillfactor = 50);
 
     create table agentd.budget_reservations (
-      -- of a model call its idempotency key, of the tool calls of a turn that key and ':tools'
+      -- the call's idempotency key
       call_key    text not null,
       budget_id   uuid not null,
       month       date not null,
@@ -88,6 +89,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
                  coalesce(sum(c.cost_micros), 0)::bigint as cost_micros
             from public.llm_calls c
            where c.workspace_id = p_budget.workspace_id and c.status = 'completed'
+             -- the index is by creation: no model call takes two days
+             and c.created_at >= p_from - interval '2 days'
              and c.finished_at >= p_from and c.finished_at < p_to
              and (p_budget.agent_id is null or c.agent_id = p_budget.agent_id)
              and (p_budget.task_id is null or exists (
@@ -98,6 +101,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
             from public.tool_calls c
            where c.workspace_id = p_budget.workspace_id
              and (c.status in ('completed', 'unknown') or (c.status = 'failed' and c.duration_ms is not null))
+             and c.created_at >= p_from - interval '2 days'
              and c.finished_at >= p_from and c.finished_at < p_to
              and (p_budget.agent_id is null or c.agent_id = p_budget.agent_id)
              and (p_budget.task_id is null or exists (
@@ -196,9 +200,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     $$;
 
     -- (Without statistics of the item lists their plans look dear enough to be compiled, which takes longer than they do.)
-    -- Books what calls have used, and gives back what was set aside for them; at the end of a run all that is still set aside
+    -- Books what calls have used in every monthly budget whose scope the run is in, also one that was made, or switched on, after the run was
+    -- claimed, and gives back what was set aside for them; at the end of a run all that is still set aside
     -- for it. A call is booked in the month in which it was set aside.
-    -- Items: [{run, budgets: [id], active_ms, ended, calls: [{key, turns, tool_calls, tokens, cost_micros}]}]
+    -- Items: [{run, active_ms, ended, calls: [{key, turns, tool_calls, tokens, cost_micros}]}]
     create function agentd.settle_budgets(p_items jsonb) returns integer
     language plpgsql volatile security definer set search_path = '' set jit = off
     as $$
@@ -210,15 +215,29 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       if p_items is null then
         return 0;
       end if;
-      select array_agg(distinct b.id::uuid) into v_budgets
-        from jsonb_array_elements(p_items) i, jsonb_array_elements_text(i -> 'budgets') b (id);
+      select array_agg(distinct b.id) into v_budgets
+        from jsonb_array_elements(p_items) i
+        join public.task_runs r on r.id = (i ->> 'run')::uuid
+        join public.budgets b on b.workspace_id = r.workspace_id and b.period = 'month'
+         and (b.agent_id is null or b.agent_id = r.agent_id) and (b.task_id is null or b.task_id = r.task_id);
+      select v_budgets || array_agg(distinct s.budget_id) into v_budgets
+        from jsonb_array_elements(p_items) i
+        join agentd.budget_reservations s on s.run_id = (i ->> 'run')::uuid;
+      if v_budgets is null then
+        return 0;
+      end if;
       select array_agg((i ->> 'run')::uuid) into v_ended
         from jsonb_array_elements(p_items) i where (i ->> 'ended')::boolean;
       perform 1 from agentd.budget_counters c
         where c.budget_id = any (v_budgets) order by c.budget_id, c.month for no key update;
 
       with item as (
-        select x.* from jsonb_to_recordset(p_items) as x (run uuid, budgets uuid[], active_ms bigint, calls jsonb)
+        select x.*, array(
+                 select b.id from public.budgets b
+                   join public.task_runs r on r.id = x.run
+                  where b.workspace_id = r.workspace_id and b.period = 'month'
+                    and (b.agent_id is null or b.agent_id = r.agent_id) and (b.task_id is null or b.task_id = r.task_id)) as budgets
+          from jsonb_to_recordset(p_items) as x (run uuid, active_ms bigint, calls jsonb)
       ),
       call as (
         select c.*, item.budgets
@@ -277,11 +296,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       v_items jsonb;
       v_swept integer;
     begin
-      select jsonb_agg(jsonb_build_object('run', s.run_id, 'budgets', s.budgets, 'active_ms', 0, 'ended', true, 'calls', jsonb_build_array())),
+      select jsonb_agg(jsonb_build_object('run', s.run_id, 'active_ms', 0, 'ended', true, 'calls', jsonb_build_array())),
              count(*)
         into v_items, v_swept
         from (
-          select r.run_id, array_agg(distinct r.budget_id) as budgets
+          select r.run_id
             from agentd.budget_reservations r
            where not exists (select 1 from public.task_runs t
                               where t.id = r.run_id and t.status in ('queued', 'running', 'waiting'))
@@ -313,6 +332,22 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       return null;
     end
     $$;
+    -- A counter is of a scope: another scope is another budget.
+    create function agentd.keep_budget_scope() returns trigger
+    language plpgsql set search_path = ''
+    as $$
+    begin
+      raise exception using
+        errcode = 'object_not_in_prerequisite_state',
+        message = 'the workspace, agent, task and period of a budget do not change',
+        hint = 'Delete it and make another.';
+    end
+    $$;
+    create trigger keep_budget_scope before update on public.budgets
+      for each row when ((new.workspace_id, new.agent_id, new.task_id, new.period)
+                         is distinct from (old.workspace_id, old.agent_id, old.task_id, old.period))
+      execute function agentd.keep_budget_scope();
+
     create trigger wake_for_budget after insert or update or delete on public.budgets
       for each row execute function agentd.wake_for_budget();
     create index task_runs_waiting_idx on public.task_runs (workspace_id) where status = 'waiting';
@@ -360,5 +395,6 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.budget_use(public.budgets, timestamptz, timestamptz);
     drop table agentd.budget_reservations, agentd.budget_counters, public.budgets;
     drop function agentd.wake_for_budget();
+    drop function agentd.keep_budget_scope();
   `.execute(db);
 }

@@ -4,7 +4,7 @@ import type { ModelAnswer, ToolDefinition } from '../../providers/models.ts';
 import { callKey } from './call-key.ts';
 import { LARGEST_WINDOW } from './context.ts';
 import type { UsableModel } from './credentials.ts';
-import { ContextOverflow } from './errors.ts';
+import { ContextOverflow, RunFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { callModel } from './model-call.ts';
 import type { ModelChoice } from './model-choice.ts';
@@ -30,7 +30,11 @@ export async function askModel(
   const { run, agent, models, step, budgets } = input;
   const tools = [...input.tools.values()].map((tool) => tool.definition);
   const key = callKey(run.id, step.order, conversation.turn);
-  const answerTokens = agent.max_tokens ?? ANSWER_TOKENS;
+  const maxTokens = agent.max_tokens !== null && agent.max_tokens > 0 ? agent.max_tokens : null;
+  const answerTokens = maxTokens ?? ANSWER_TOKENS;
+  if (budgets.boundsCost) requirePrices(models);
+  // a finished call is on record before anything is waited for
+  if (budgets.any) await journal.flush();
   let mostTokens = conversationRoom(agent, models.current, conversation, tools, answerTokens);
   for (let squeezes = 0; ; squeezes++) {
     const fitted = fitConversation(conversation.messages, mostTokens);
@@ -68,7 +72,8 @@ export async function askModel(
           leftOut: fitted.leftOut,
           tools,
           temperature: agent.temperature,
-          maxTokens: agent.max_tokens,
+          // what was set aside is what the provider may give
+          maxTokens: budgets.any ? answerTokens : maxTokens,
           msLeft: input.msLeft,
         },
         input.signal,
@@ -77,7 +82,11 @@ export async function askModel(
       if (!(error instanceof ContextOverflow) || squeezes >= MAX_SQUEEZES) throw error;
       // our estimate was too low for this model: from here on it counts less
       const size = estimateTokens(fitted.messages);
-      mostTokens = size * SQUEEZE;
+      mostTokens = Math.min(
+        size * SQUEEZE,
+        // another model may have taken its place, with a window of its own
+        conversationRoom(agent, models.current, conversation, tools, answerTokens),
+      );
       // nothing is left to leave out
       if (estimateTokens(fitConversation(conversation.messages, mostTokens).messages) >= size) throw error;
     }
@@ -104,6 +113,18 @@ function conversationRoom(
     window - answerTokens - estimateTokens([], tools),
     estimateTokens(beginning) + window * LEAST_SHARE,
   );
+}
+
+/** Throws RunFailure no_price where a budget in money can't bound what a model costs. */
+function requirePrices(models: ModelChoice): void {
+  const unpriced = models.all.find((model) => model.prices === null);
+  if (unpriced) {
+    throw new RunFailure(
+      'no_price',
+      `A budget bounds the cost of this run, and nobody knows what ${unpriced.provider}/${unpriced.model} costs. ` +
+        'Add the model with its prices to llm_models, or take it off the agent.',
+    );
+  }
 }
 
 /** Millionths of a US dollar that a call may cost, with the dearest of the models that may make it. */

@@ -16,6 +16,10 @@ export type ReserveBudget = (request: BudgetRequest) => Promise<BudgetRefusal | 
 /** What a call is about to use. Cost in millionths of a US dollar. */
 export type CallNeed = RunTotals & { readonly key: string };
 
+/** A run that waits for a budget looks again after so many milliseconds at first, and at the latest. */
+const FIRST_LOOK_MS = 30_000;
+const LONGEST_LOOK_MS = 3_600_000;
+
 type Limit = {
   readonly metric: BudgetRefusal['metric'];
   readonly max: number;
@@ -23,13 +27,13 @@ type Limit = {
 };
 
 export class RunBudgets {
-  readonly #run: Pick<ClaimedRun, 'id' | 'budgets'>;
+  readonly #run: Pick<ClaimedRun, 'id' | 'budgets' | 'waited_ms'>;
   readonly #used: () => Readonly<RunTotals>;
   readonly #reserve: ReserveBudget;
   readonly #monthly: readonly string[];
 
   constructor(
-    run: Pick<ClaimedRun, 'id' | 'budgets'>,
+    run: Pick<ClaimedRun, 'id' | 'budgets' | 'waited_ms'>,
     used: () => Readonly<RunTotals>,
     reserve: ReserveBudget,
   ) {
@@ -42,6 +46,11 @@ export class RunBudgets {
   /** Whether any budget bounds the run: without one, a call needs no estimate. */
   get any(): boolean {
     return this.#run.budgets.length > 0;
+  }
+
+  /** Whether a budget in money bounds the run: then every model must have a price. */
+  get boundsCost(): boolean {
+    return this.#run.budgets.some((b) => b.max_cost_micros !== null);
   }
 
   /** Seconds of wall time that the run's own budgets allow; null where none does. */
@@ -89,6 +98,14 @@ export class RunBudgets {
     }
   }
 
+  /**
+   * A change of the budget wakes the run, but one that was made while the run did not wait yet, or was being left, does not:
+   * so it looks again by itself, at intervals that double.
+   */
+  #lookAgainMs(latest: number): number {
+    return Math.min(Math.max(this.#run.waited_ms, FIRST_LOOK_MS), LONGEST_LOOK_MS, latest);
+  }
+
   #exhausted(refusal: BudgetRefusal): Error {
     const budget = this.#run.budgets.find((b) => b.id === refusal.budget_id);
     const monthly = budget?.period === 'month';
@@ -97,12 +114,14 @@ export class RunBudgets {
       `${amount(refusal.metric, refusal.used_amount)} of ${amount(refusal.metric, refusal.max_amount)} ` +
       `are used or set aside, and the next call may need ${amount(refusal.metric, refusal.asked_amount)}`;
     const sentence = `The ${whose} is exhausted: ${amounts}. Raise it in budgets (${refusal.budget_id})`;
-    if (budget?.when_exhausted === 'wait') {
-      const until = monthly ? ', or wait until the month ends' : '';
+    // what alone is more than the whole budget would wait for ever
+    const mayFit = refusal.asked_amount <= refusal.max_amount;
+    if (budget?.when_exhausted === 'wait' && (mayFit || refusal.max_amount === 0)) {
+      const until = monthly && mayFit ? ', or wait until the month ends' : '';
       return new RunMustWait(
         'budget_exhausted',
         `${sentence}${until}: the run then goes on.`,
-        monthly ? refusal.ends_in_ms : null,
+        this.#lookAgainMs(monthly ? refusal.ends_in_ms : Number.POSITIVE_INFINITY),
         true,
       );
     }

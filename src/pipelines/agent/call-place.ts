@@ -73,8 +73,6 @@ export async function takePlace(
         'rate_limit',
         `${row.error ?? LIMITED} Its turn comes in ${Math.ceil(place.waitMs / 1000)} s.`,
         place.waitMs,
-        // others' calls are before it: that is not this run's time
-        true,
       );
     }
     wait.heldForPlace += place.waitMs;

@@ -36,12 +36,12 @@ export class RunMustWait extends Error {
   readonly code: string;
   /** Null: until the row changes. */
   readonly waitMs: number | null;
-  /** Whether the wait is left out of the run's time limit, as one for a person or a budget is. */
-  readonly pausesClock: boolean;
-  constructor(code: string, message: string, waitMs: number | null, pausesClock = false) {
+  /** Whether it waits for a person or a budget, and not for a moment. */
+  readonly forSomebody: boolean;
+  constructor(code: string, message: string, waitMs: number | null, forSomebody = false) {
     super(message);
     this.code = code;
     this.waitMs = waitMs;
-    this.pausesClock = pausesClock;
+    this.forSomebody = forSomebody;
   }
 }

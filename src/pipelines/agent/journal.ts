@@ -68,15 +68,12 @@ type JournaledRun = Pick<
   | 'prompt_tokens'
   | 'completion_tokens'
   | 'cost_micros'
-  | 'budgets'
 >;
 
 export class RunJournal {
   readonly #write: CheckpointWriter;
   readonly #observer: JournalObserver | null;
   readonly #totals: RunTotals;
-  /** Monthly budgets whose counters are settled with each outcome. */
-  readonly #budgets: readonly string[];
   #activeSince = performance.now();
   #next: Checkpoint;
   #dirty = false;
@@ -96,7 +93,6 @@ export class RunJournal {
       tokens: run.prompt_tokens + run.completion_tokens,
       cost_micros: run.cost_micros,
     };
-    this.#budgets = run.budgets.filter((budget) => budget.period === 'month').map((budget) => budget.id);
     this.#next = empty(run.id, run.lease_epoch, run.journal_seq, 1);
     this.#adopt(run);
   }
@@ -232,7 +228,6 @@ export class RunJournal {
     const now = performance.now();
     checkpoint.active_ms = Math.round(now - this.#activeSince);
     this.#activeSince = now;
-    if (this.#budgets.length > 0) checkpoint.spend ??= { budgets: this.#budgets, calls: [] };
     this.#dirty = false;
     this.#next = empty(checkpoint.run, checkpoint.epoch, checkpoint.seq + 1, checkpoint.current_step);
     let result: CheckpointResult;
@@ -336,9 +331,7 @@ export class RunJournal {
     this.#totals.tool_calls += used.tool_calls;
     this.#totals.tokens += used.tokens;
     this.#totals.cost_micros += used.cost_micros;
-    if (this.#budgets.length === 0) return;
-    this.#next.spend ??= { budgets: this.#budgets, calls: [] };
-    this.#next.spend.calls.push({ key, ...used });
+    this.#next.spend.push({ key, ...used });
   }
 
   #usage(
@@ -367,10 +360,7 @@ function salvage(checkpoint: Checkpoint): Checkpoint {
     completion_tokens,
     cost_micros,
     active_ms: checkpoint.active_ms,
-    spend: checkpoint.spend && {
-      ...checkpoint.spend,
-      calls: checkpoint.spend.calls.filter((call) => call.tokens > 0),
-    },
+    spend: checkpoint.spend.filter((call) => call.turns > 0),
     usage: usage.filter((event) => event.metric === 'tokens'),
     llm: llm.filter((call) => call.status === 'completed').map(({ response: _, ...call }) => call),
   };
@@ -415,7 +405,7 @@ function empty(run: string, epoch: number, seq: number, step: number): Checkpoin
     completion_tokens: 0,
     cost_micros: 0,
     active_ms: 0,
-    spend: null,
+    spend: [],
     steps: [],
     llm: [],
     tools: [],

@@ -9,8 +9,10 @@ import type { Logger } from 'pino';
 import type { Clock, Timer } from '../../clock.ts';
 import { JobAborted } from '../../queue/errors.ts';
 
-/** Renews and returns the runs that are lost. */
-export type Renew = (held: readonly { run: string; epoch: number }[]) => Promise<Set<string>>;
+/** Renews, and returns the runs that are lost and those whose rows somebody holds: these were not renewed. */
+export type Renew = (
+  held: readonly { run: string; epoch: number }[],
+) => Promise<{ readonly lost: ReadonlySet<string>; readonly locked: ReadonlySet<string> }>;
 
 type Held = { readonly epoch: number; readonly controller: AbortController; confirmedAt: number };
 
@@ -76,7 +78,7 @@ export class Leases {
     const held = this.#held.get(run);
     if (!held) return;
     try {
-      const lost = await this.#renew([{ run, epoch: held.epoch }]);
+      const { lost } = await this.#renew([{ run, epoch: held.epoch }]);
       if (lost.has(run) && this.#held.get(run) === held) this.abort(run, 'cancelled');
     } catch (error) {
       this.#log.warn({ event: 'lease_renewal_failed', err: error, runs: 1 }, 'could not renew leases');
@@ -131,12 +133,13 @@ export class Leases {
     if (this.#held.size === 0) return;
     const asked = [...this.#held].map(([run, { epoch }]) => ({ run, epoch }));
     try {
-      const lost = await this.#renew(asked);
+      const { lost, locked } = await this.#renew(asked);
       for (const { run, epoch } of asked) {
         const held = this.#held.get(run);
         if (!held || held.epoch !== epoch) continue;
         if (lost.has(run)) this.abort(run, 'lease_lost');
-        else held.confirmedAt = now;
+        // a row that a checkpoint holds is confirmed by that, one that somebody else holds by nobody
+        else if (!locked.has(run)) held.confirmedAt = Math.max(held.confirmedAt, now);
       }
     } catch (error) {
       this.#log.warn(

@@ -23,6 +23,9 @@ const LEARN_AGAIN_MS = 10 * 60_000;
 /** A provider may be wrong about how long to wait: after an hour somebody asks again. */
 const LONGEST_BLOCK_MS = 3_600_000;
 /** A row that somebody holds is asked for again so often, at random moments of so many milliseconds. */
+const LOCKED_RETURN_MS = 500;
+/** A row that this daemon never got in so long holds up no call any more. */
+const LOCKED_PATIENCE_MS = 5_000;
 const LOCKED_TRIES = 20;
 const LOCKED_PAUSE_MS = 20;
 /** A database that does not answer for so long is not waited for. */
@@ -77,6 +80,8 @@ type Known = {
   /** Whether that was told to the others. */
   told: boolean;
   scarceUntil: number;
+  /** Since when no place could be asked for, because others held the row; null after one could. */
+  lockedSince: number | null;
   learntAt: number;
   learning: Promise<void> | null;
   /** Tokens used less tokens estimated, not yet told. */
@@ -195,7 +200,10 @@ export class RateLimiter {
       state.used = 0;
       state.told = true;
       const given = await this.#guard(this.#deps.takePlace(asked));
-      if (given?.kind === 'place' || given?.kind === 'return') return { ...given, tokens };
+      if (given?.kind === 'place' || given?.kind === 'return') {
+        state.lockedSince = null;
+        return { ...given, tokens };
+      }
       // not written down: it goes with the next
       state.used += asked.used;
       state.told &&= wasTold;
@@ -205,7 +213,16 @@ export class RateLimiter {
         if (state.limits) await this.#learn(call.key, state, null);
         return null;
       }
-      if (tries >= LOCKED_TRIES) return null;
+      if (tries >= LOCKED_TRIES) {
+        const now = this.#deps.clock.elapsed();
+        state.lockedSince ??= now;
+        // Not the other daemons, who hold it for a moment each: somebody does not let go.
+        if (now - state.lockedSince > LOCKED_PATIENCE_MS) return null;
+        // Many daemons are at this key: it is scarce, so the call comes back and does not go without a place.
+        const waitMs = LOCKED_RETURN_MS * (1 + Math.random());
+        const at = new Date(this.#deps.clock.now() + waitMs).toISOString();
+        return { kind: 'return', waitMs, ticket: { at, kind: 'return' }, tokens };
+      }
       await sleep(this.#deps.clock, Math.random() * LOCKED_PAUSE_MS);
     }
   }
@@ -242,6 +259,7 @@ export class RateLimiter {
       saidAt: Number.NEGATIVE_INFINITY,
       told: true,
       scarceUntil: Number.NEGATIVE_INFINITY,
+      lockedSince: null,
       learntAt: Number.NEGATIVE_INFINITY,
       learning: null,
       used: 0,

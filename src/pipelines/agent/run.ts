@@ -217,7 +217,7 @@ async function stop(
         reason_code: error.code,
         reason: error.message,
         wake_in_ms: error.waitMs,
-        pauses_clock: error.pausesClock,
+        for_somebody: error.forSomebody,
       },
       { kind: 'waiting', waitMs: error.waitMs },
     );
@@ -289,7 +289,7 @@ async function leave(
     reason_code: string | null;
     reason: string | null;
     wake_in_ms?: number | null;
-    pauses_clock?: boolean;
+    for_somebody?: boolean;
   },
   outcome: RunOutcome,
   getsOn = true,

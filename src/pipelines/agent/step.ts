@@ -69,6 +69,8 @@ export async function executeStep(
   const { run, step } = input;
   const before = run.journal.steps.find((s) => s.step_order === step.order);
   const restored = before?.context ? (before.context as StepContext) : null;
+  // The step before is on record before this one searches: an answer that was paid for is not to be lost in a wait.
+  if (!restored && input.agent.has_knowledge) await journal.flush();
   const context =
     restored ?? withMissingTools(await freshContext(deps, input), input.missingTools, input.models.leftOut);
   const llm = run.journal.llm.filter((call) => call.step_order === step.order);
@@ -76,6 +78,12 @@ export async function executeStep(
   const conversation = replayStep(context, llm, tools);
   // The claim of a new run has journaled the intent of its first call.
   if (run.lease_epoch === 1 && step.order === 1) conversation.openTries = 0;
+
+  // The answer at which the step's last attempt failed is no answer: it is asked for again.
+  if (before?.reason_code === 'empty_answer' && conversation.answer?.toolCalls.length === 0) {
+    conversation.answer = null;
+    conversation.turn++;
+  }
 
   const state = { order: step.order, step_id: step.id, name: step.name };
   let attempt = before?.attempt ?? 1;

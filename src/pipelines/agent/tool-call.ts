@@ -39,6 +39,8 @@ export type Turn = {
  */
 export async function callTools(deps: ToolCallDeps, journal: RunJournal, turn: Turn): Promise<string[]> {
   const prepared = turn.calls.map((call, index) => prepare(turn, call, index));
+  // a finished call is on record before anything is waited for
+  if (turn.budgets.any) await journal.flush();
   await turn.budgets.reserve(
     prepared
       .filter((one) => one.run)

@@ -59,6 +59,7 @@ export function claimedRun(changes: Partial<ClaimedRun> = {}): ClaimedRun {
     claimed_at_ms: Date.UTC(2026, 0, 1),
     paused_at_ms: null,
     elapsed_ms: 0,
+    waited_ms: 0,
     budgets: [],
     agent,
     model: {

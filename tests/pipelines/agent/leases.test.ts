@@ -25,6 +25,8 @@ function setup(renew: Renew) {
   return { clock, leases, hold };
 }
 
+const notRenewed = (...lost: string[]) => ({ lost: new Set(lost), locked: new Set<string>() });
+
 const reason = (controller: AbortController): string | null =>
   controller.signal.aborted ? (controller.signal.reason as JobAborted).code : null;
 
@@ -33,7 +35,7 @@ describe('leases', () => {
     const asked: unknown[] = [];
     const { clock, leases, hold } = setup(async (held) => {
       asked.push(held);
-      return new Set();
+      return notRenewed();
     });
     hold('a', 1);
     hold('b', 4);
@@ -53,14 +55,14 @@ describe('leases', () => {
     let asked = 0;
     const { clock } = setup(async () => {
       asked++;
-      return new Set();
+      return notRenewed();
     });
     await clock.advance(10 * EVERY_MS);
     expect(asked).toBe(0);
   });
 
   test('a run that is lost is stopped, and the others are not', async () => {
-    const { clock, hold } = setup(async () => new Set(['a']));
+    const { clock, hold } = setup(async () => notRenewed('a'));
     const [a, b] = [hold('a'), hold('b')];
     await clock.advance(EVERY_MS);
     expect([reason(a), reason(b)]).toEqual(['lease_lost', null]);
@@ -85,7 +87,7 @@ describe('leases', () => {
   });
 
   test('a checkpoint that was answered after its lease had lapsed stops the run: the process was frozen', () => {
-    const { clock, leases, hold } = setup(async () => new Set());
+    const { clock, leases, hold } = setup(async () => notRenewed());
     leases.stop();
     const run = hold('a');
     const sentAt = clock.elapsed();
@@ -102,7 +104,7 @@ describe('leases', () => {
     let tries = 0;
     const { clock, hold } = setup(async () => {
       if (++tries < 3) throw new Error('away');
-      return new Set();
+      return notRenewed();
     });
     const run = hold('a');
     await clock.advance(10 * EVERY_MS);
@@ -114,7 +116,7 @@ describe('leases', () => {
     const asked: unknown[] = [];
     const { clock, leases, hold } = setup(async (held) => {
       asked.push(...held);
-      return new Set();
+      return notRenewed();
     });
     const older = hold('a', 1);
     const newer = hold('a', 2);
@@ -125,18 +127,18 @@ describe('leases', () => {
   });
 
   test('an answer about an older epoch does not stop the newer attempt', async () => {
-    const { promise, resolve } = Promise.withResolvers<Set<string>>();
+    const { promise, resolve } = Promise.withResolvers<Awaited<ReturnType<Renew>>>();
     const { clock, hold } = setup(() => promise);
     hold('a', 1);
     await clock.advance(EVERY_MS);
     const newer = hold('a', 2);
-    resolve(new Set(['a']));
+    resolve(notRenewed('a'));
     await clock.settled();
     expect(reason(newer)).toBeNull();
   });
 
   test('a cancellation stops a run at once, and says whether it was here', () => {
-    const { leases, hold } = setup(async () => new Set());
+    const { leases, hold } = setup(async () => notRenewed());
     const run = hold('a');
     expect(leases.abort('a', 'cancelled')).toBe(true);
     expect(leases.abort('b', 'cancelled')).toBe(false);
@@ -144,7 +146,7 @@ describe('leases', () => {
   });
 
   test('are renewed at once when the database is back, one renewal at a time', async () => {
-    const { promise, resolve } = Promise.withResolvers<Set<string>>();
+    const { promise, resolve } = Promise.withResolvers<Awaited<ReturnType<Renew>>>();
     let asked = 0;
     const { clock, leases, hold } = setup(() => {
       asked++;
@@ -154,7 +156,7 @@ describe('leases', () => {
     leases.renewNow();
     leases.renewNow();
     expect(asked).toBe(1);
-    resolve(new Set());
+    resolve(notRenewed());
     await clock.settled();
     leases.renewNow();
     expect(asked).toBe(2);
@@ -164,11 +166,22 @@ describe('leases', () => {
     let asked = 0;
     const { clock, leases, hold } = setup(async () => {
       asked++;
-      return new Set();
+      return notRenewed();
     });
     hold('a');
     leases.stop();
     await clock.advance(5 * EVERY_MS);
     expect(asked).toBe(0);
+  });
+
+  test('a run whose row somebody else holds is not taken for renewed: it is stopped when its lease is over', async () => {
+    const { clock, hold } = setup(async (held) => ({
+      lost: new Set<string>(),
+      locked: new Set(held.map((one) => one.run).filter((run) => run === 'a')),
+    }));
+    const [held, free] = [hold('a', 1), hold('b', 1)];
+    await clock.advance(LEASE_MS + EVERY_MS + 1);
+    expect(reason(held)).toBe('lease_lost');
+    expect(reason(free)).toBeNull();
   });
 });
