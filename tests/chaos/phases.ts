@@ -12,6 +12,8 @@ import { type Dice, orders } from './windows.ts';
 const HOPELESS = 50;
 /** A window that has not come after so long is left for later, in milliseconds. */
 const WINDOW_PATIENCE_MS = 6_000;
+/** So many running runs are a load. */
+const BUSY = 12;
 /** However slow the machine, kills go on after so many milliseconds. */
 const LONGEST_PEACE_MS = 15_000;
 /** Runs that do not become fewer for so long will not end, in milliseconds. */
@@ -41,10 +43,22 @@ export async function disturb(scene: Scene): Promise<Disturbances> {
   plan.say(`${kills} kills are done; now ${plan.drains} × SIGTERM`);
   const drains: number[] = [];
   for (let i = 0; i < plan.drains; i++) {
+    await underLoad(scene);
     drains.push(await scene.fleet.terminateOne(scene.random.next()));
     await pause(200);
   }
   return { kills, drains, ...(await cutAndRestart(scene)) };
+}
+
+/** Resolves when the daemons are busy, or after a while: whoever is told to stop is to have something in hand. */
+async function underLoad({ db }: Scene): Promise<void> {
+  for (let look = 0; look < 100; look++) {
+    const [row] = await db.query<{ running: number }>(
+      `select count(*)::integer as running from public.task_runs where status = 'running'`,
+    );
+    if ((row?.running ?? 0) >= BUSY) return;
+    await pause(50);
+  }
 }
 
 /** Two daemons at a time have an order, so that one whose moment does not come holds up nobody. */
