@@ -38,7 +38,7 @@ async function chaos(plan: Partial<ChaosPlan>): Promise<ChaosReport> {
 
 describe.skipIf(!onServer)('server-only: daemons that die', () => {
   test('in every window lose no run, repeat no write and count every call once; neither does a frozen one', {
-    timeout: 120_000,
+    timeout: 300_000,
   }, async () => {
     const report = await chaos({ kills: 20, stalls: 1 });
     expect(report.violations).toEqual([]);
@@ -51,7 +51,7 @@ describe.skipIf(!onServer)('server-only: daemons that die', () => {
     expect(report.history.tallies.get('claimed')?.takeovers.length).toBeGreaterThan(0);
   });
 
-  test('of SIGTERM under load spend no attempt and fail no run', { timeout: 120_000 }, async () => {
+  test('of SIGTERM under load spend no attempt and fail no run', { timeout: 300_000 }, async () => {
     const report = await chaos({ drains: 6 });
     expect(report.violations).toEqual([]);
     expect(report.drains).toHaveLength(6);
@@ -62,7 +62,7 @@ describe.skipIf(!onServer)('server-only: daemons that die', () => {
 const postgres = onServer ? findPostgres(process.env) : null;
 
 describe.skipIf(!postgres)('server-only: a server that is restarted and cuts connections under load', () => {
-  test('ends no daemon and loses nothing', { timeout: 120_000 }, async () => {
+  test('ends no daemon and loses nothing', { timeout: 300_000 }, async () => {
     const server = await startServer(postgres ?? '');
     try {
       const db = openDatabase({ url: server.url, embedded: false });
