@@ -27,6 +27,8 @@ export type ChaosPlan = {
   readonly stalls: number;
   /** SIGTERMs under load. */
   readonly drains: number;
+  /** A daemon's patience when it is told to stop: from none to so many seconds. */
+  readonly longestDrainSeconds: number;
   /** Connections ended by the server, and in how many goes. */
   readonly cuts: number;
   readonly cutsAtOnce: number;
@@ -102,7 +104,7 @@ export async function runChaos(plan: ChaosPlan): Promise<ChaosReport> {
     leaseSeconds: plan.leaseSeconds,
     concurrency: plan.concurrency,
     compileCache,
-    drainSeconds: () => patience.int(0, 2),
+    drainSeconds: () => patience.int(0, plan.longestDrainSeconds),
   });
   const scene: Scene = { db, fleet, load, peers, plan, random };
   const feeding = new AbortController();

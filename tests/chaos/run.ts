@@ -60,6 +60,7 @@ try {
     runs: Number(values.runs ?? 1_000 * part),
     kills,
     stalls: Math.ceil(kills / 40),
+    longestDrainSeconds: 2,
     drains: Math.ceil(50 * part),
     cuts: Math.ceil(500 * part),
     cutsAtOnce: 10,
