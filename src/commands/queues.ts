@@ -4,10 +4,11 @@ import { type QueueHealth, queueHealth } from '../db/operations.ts';
 import { listPauses, type Pause, pauseQueue, queueNames, resumeQueue } from '../db/queue-controls.ts';
 import { type CommandContext, resolveId } from './context.ts';
 import { UsageError } from './errors.ts';
-import { count, cut, orDash, seconds, shortId, time } from './format.ts';
+import { cut, orDash, shortId, time } from './format.ts';
 import { asOperator, operatorName } from './operator.ts';
 import { wholeNumber } from './options.ts';
 import { type Output, oneLine } from './output.ts';
+import { printQueues } from './queue-table.ts';
 import { redrive } from './queues-redrive.ts';
 
 type Json = { readonly json?: boolean };
@@ -143,30 +144,7 @@ async function resolveTarget(db: Database, queue: string, workspace: string | un
 function printList(output: Output, health: readonly QueueHealth[], pauses: readonly Pause[]): void {
   const whole = (queue: string): Pause | undefined =>
     pauses.find((pause) => pause.queue === queue && pause.workspace_id === null);
-  output.table(
-    health,
-    [
-      { title: 'QUEUE', value: (row) => row.queue },
-      { title: 'READY', value: (row) => count(row.ready), align: 'right' },
-      { title: 'DELAYED', value: (row) => count(row.delayed), align: 'right' },
-      { title: 'RUNNING', value: (row) => count(row.active), align: 'right' },
-      { title: 'WAITING ROOM', value: (row) => count(row.waiting_room), align: 'right' },
-      {
-        title: 'DEAD',
-        value: (row) => count(row.dead),
-        align: 'right',
-        style: (row) => (row.dead > 0 ? 'red' : null),
-      },
-      { title: 'OLDEST', value: (row) => seconds(row.oldest_ready_seconds), align: 'right' },
-      { title: 'WORKERS', value: (row) => count(row.workers), align: 'right' },
-      {
-        title: 'STATE',
-        value: (row) => (row.paused ? `paused${byWhom(whole(row.queue) ?? null)}` : 'open'),
-        style: (row) => (row.paused ? 'yellow' : 'green'),
-      },
-    ],
-    'There are no queues. Run agentd migrate up, which makes them.',
-  );
+  printQueues(output, health, (queue) => byWhom(whole(queue) ?? null));
   const single = pauses.filter((pause) => pause.workspace_id !== null);
   if (single.length === 0) return;
   output.line(`\nPaused workspaces${single.length >= PAUSES - 1 ? ', the first ones' : ''}:`);

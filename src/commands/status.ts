@@ -13,6 +13,7 @@ import type { CommandContext } from './context.ts';
 import { explain, UsageError } from './errors.ts';
 import { cost, count, cut, orDash, seconds, shortId, statusStyle, time } from './format.ts';
 import type { Output } from './output.ts';
+import { printQueues } from './queue-table.ts';
 
 const REDRAW_MS = 2_000;
 const WORKSPACES = 20;
@@ -82,30 +83,7 @@ async function watch(context: CommandContext, output: Output): Promise<void> {
 function print(output: Output, status: Status): void {
   const title = (text: string): void => output.line(output.paint('bold', text));
   title('Queues');
-  output.table(
-    status.queues,
-    [
-      { title: 'QUEUE', value: (row) => row.queue },
-      { title: 'READY', value: (row) => count(row.ready), align: 'right' },
-      { title: 'DELAYED', value: (row) => count(row.delayed), align: 'right' },
-      { title: 'RUNNING', value: (row) => count(row.active), align: 'right' },
-      { title: 'WAITING ROOM', value: (row) => count(row.waiting_room), align: 'right' },
-      {
-        title: 'DEAD',
-        value: (row) => count(row.dead),
-        align: 'right',
-        style: (row) => (row.dead > 0 ? 'red' : null),
-      },
-      { title: 'OLDEST', value: (row) => seconds(row.oldest_ready_seconds), align: 'right' },
-      { title: 'WORKERS', value: (row) => count(row.workers), align: 'right' },
-      {
-        title: 'STATE',
-        value: queueState,
-        style: (row) => (queueState(row) === 'open' ? 'green' : 'yellow'),
-      },
-    ],
-    'There are no queues. Run: agentd migrate up',
-  );
+  printQueues(output, status.queues);
   title('\nWorkers');
   output.table(
     status.workers,
@@ -169,11 +147,6 @@ function print(output: Output, status: Status): void {
     ],
     'None.',
   );
-}
-
-function queueState(row: { readonly paused: boolean; readonly workers: number }): string {
-  if (row.paused) return 'paused';
-  return row.workers === 0 ? 'no worker' : 'open';
 }
 
 function workerState(row: { readonly alive: boolean; readonly state: string }): string {

@@ -83,6 +83,7 @@ export async function startTracing(options: TracingOptions): Promise<Tracing | n
       }
     },
     async stop() {
+      // what is being asked gets a moment, and no more: a stop does not wait for a collector
       let timer: NodeJS.Timeout | undefined;
       const enough = new Promise<void>((resolve) => {
         timer = setTimeout(resolve, LAST_WORDS_MS);

@@ -2,7 +2,9 @@
  * Secrets that are planted wherever agentd reads them stay there: whatever a worker and the commands write, at the most
  * talkative level, through success and through every failure that a test can make, holds no piece of one.
  */
+
 import { randomBytes } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { ToolSource } from '../../src/pipelines/agent/tools.ts';
 import { ToolError } from '../../src/pipelines/agent/tools.ts';
@@ -100,7 +102,8 @@ async function watchStatements(): Promise<void> {
       'select distinct query from pg_stat_activity where datname = current_database()',
     );
     for (const { query } of rows) statements.add(query);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    // a sample now and then, not a wait for anything
+    await pause(20);
   }
 }
 

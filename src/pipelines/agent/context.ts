@@ -4,6 +4,7 @@ import type { Chunk } from '../../db/knowledge.ts';
 import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import type { ChatMessage } from '../../providers/models.ts';
 import { RunFailure } from './errors.ts';
+import { BYTES_PER_TOKEN, cutTo, cutWithNote } from './text.ts';
 
 /** The beginning of a step as journaled: the messages, and what did not fit into them. */
 export type StepContext = { readonly messages: ChatMessage[]; readonly left_out: readonly string[] };
@@ -11,8 +12,6 @@ export type StepContext = { readonly messages: ChatMessage[]; readonly left_out:
 /** An earlier step's result. */
 export type StepResult = { readonly order: number; readonly name: string; readonly text: string };
 
-/** Characters a token stands for, on average; only used to keep texts within a window, never to bill. */
-const CHARS_PER_TOKEN = 4;
 /** Tokens; more than any model takes today. */
 export const LARGEST_WINDOW = 2_000_000;
 /** Shares of the room beside the instructions that the input, retrieved knowledge and earlier results may each take. */
@@ -86,13 +85,13 @@ export function buildContext(
 /** Characters that material may take beside the instructions and the answer; some, however long those are. */
 function roomOf(agent: ClaimedAgent, instructions: number): number {
   const window = windowOf(agent.context_window_size);
-  const answer = Math.min((agent.max_tokens ?? 0) * CHARS_PER_TOKEN, window / 2);
+  const answer = Math.min((agent.max_tokens ?? 0) * BYTES_PER_TOKEN, window / 2);
   return Math.max(window - answer - instructions, window * LEAST_SHARE);
 }
 
 /** Characters of an agent's window; a tenant's integer must not let memory grow without end. */
 function windowOf(contextWindowSize: number): number {
-  return Math.min(Math.max(contextWindowSize, 1), LARGEST_WINDOW) * CHARS_PER_TOKEN;
+  return Math.min(Math.max(contextWindowSize, 1), LARGEST_WINDOW) * BYTES_PER_TOKEN;
 }
 
 function inputText(input: object): string {
@@ -139,16 +138,5 @@ export function knowledgeAsText(chunks: readonly Chunk[]): string {
 
 /** A tool's result as the model gets it: cut to its share of the window, with a note of what is missing. */
 export function toolResultText(text: string, contextWindowSize: number): string {
-  const { text: kept, cut } = cutTo(
-    text,
-    Math.max(Math.floor(windowOf(contextWindowSize) * TOOL_RESULT_SHARE), 200),
-  );
-  return cut > 0 ? `${kept}\n[${cut} more characters were left out]` : kept;
-}
-
-function cutTo(text: string, length: number): { text: string; cut: number } {
-  if (text.length <= length) return { text, cut: 0 };
-  // not between the halves of a surrogate pair
-  const end = /[\uD800-\uDBFF]/.test(text.charAt(length - 1)) ? length - 1 : length;
-  return { text: text.slice(0, end), cut: text.length - end };
+  return cutWithNote(text, Math.max(Math.floor(windowOf(contextWindowSize) * TOOL_RESULT_SHARE), 200));
 }

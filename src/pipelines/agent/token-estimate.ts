@@ -1,7 +1,7 @@
 /** How many tokens a call will need, learnt from those before it. */
 import type { ModelUsage } from '../../providers/models.ts';
+import { BYTES_PER_TOKEN } from './text.ts';
 
-const CHARACTERS_A_TOKEN = 4;
 /** Tokens of an answer before one has been seen. */
 const FIRST_ANSWER = 300;
 /** Weight of the newest call. */
@@ -15,11 +15,11 @@ export class TokenEstimate {
   /** @param maxTokens upper bound of the answer */
   of(requestLength: number, maxTokens: number | null): number {
     const answer = Math.min(this.#answer, maxTokens ?? Number.POSITIVE_INFINITY);
-    return Math.ceil((requestLength / CHARACTERS_A_TOKEN) * this.#ratio + answer);
+    return Math.ceil((requestLength / BYTES_PER_TOKEN) * this.#ratio + answer);
   }
 
   learn(requestLength: number, usage: ModelUsage): void {
-    const guessed = requestLength / CHARACTERS_A_TOKEN;
+    const guessed = requestLength / BYTES_PER_TOKEN;
     // a provider's word, within reason
     const ratio = Math.min(4, Math.max(0.25, usage.promptTokens / Math.max(guessed, 1)));
     this.#ratio += WEIGHT * (ratio - this.#ratio);

@@ -5,9 +5,8 @@
  * again, and it is said in the conversation and in the journal. A tool's message is never separated from the call that it answers.
  */
 import type { ChatMessage, ToolDefinition } from '../../providers/models.ts';
+import { BYTES_PER_TOKEN, cutWithNote } from './text.ts';
 
-/** Bytes that a token stands for, on average; only used to keep within a window or to set aside, never to bill. */
-const BYTES_PER_TOKEN = 4;
 /** What a message costs beside its text. */
 const MESSAGE_TOKENS = 6;
 /** A tool result of an earlier turn keeps this much when room is needed. */
@@ -106,10 +105,7 @@ function split(messages: readonly ChatMessage[]): { head: ChatMessage[]; turns: 
 
 function cutResult(message: ChatMessage, length: number): ChatMessage {
   if (message.role !== 'tool' || message.content.length <= length + CUT_NOTE_CHARS) return message;
-  // not between the halves of a surrogate pair
-  const end = /[\uD800-\uDBFF]/.test(message.content.charAt(length - 1)) ? length - 1 : length;
-  const cut = message.content.length - end;
-  return { ...message, content: `${message.content.slice(0, end)}\n[${cut} more characters were left out]` };
+  return { ...message, content: cutWithNote(message.content, length) };
 }
 
 function tokensOf(message: ChatMessage): number {
