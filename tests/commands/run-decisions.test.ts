@@ -5,6 +5,7 @@ import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, type Platform, startTask } from '../support/platform.ts';
 import { waitForRun } from '../support/runs.ts';
+import { testTool, testTools } from '../support/tools.ts';
 import { agentd, json, type Outcome } from './support.ts';
 
 let db: TestDatabase;
@@ -13,22 +14,18 @@ let daemon: TestDaemon;
 let platform: Platform;
 let made: string[];
 
-const tool = (name: string): Tool => ({
-  source: 'test',
-  effect: 'write',
-  definition: { type: 'function', function: { name, parameters: { type: 'object', properties: {} } } },
-  async call() {
+const tool = (name: string): Tool =>
+  testTool(name, 'write', () => {
     made.push(name);
-    return { content: 'done' };
-  },
-});
+    return 'done';
+  });
 
 beforeAll(async () => {
   db = await testDatabase();
   model = await startModelServer();
   platform = await makePlatform(db);
   daemon = await testDaemon(db, model, {
-    toolSources: [{ name: 'test', list: async () => [tool('pay'), tool('post')] }],
+    toolSources: [testTools(tool('pay'), tool('post'))],
   });
 });
 afterAll(async () => {

@@ -1,11 +1,12 @@
 /** Calls that a person must allow: the run waits without a slot, and goes on as was decided. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Tool, ToolSource } from '../../src/pipelines/agent/tools.ts';
+import type { Tool } from '../../src/pipelines/agent/tools.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, type Platform, startTask } from '../support/platform.ts';
 import { findRun, listen, openRows, toolCalls, waitForRun } from '../support/runs.ts';
+import { testTool, testTools } from '../support/tools.ts';
 
 let db: TestDatabase;
 let model: ModelServer;
@@ -27,21 +28,15 @@ afterEach(async () => {
 });
 
 function tool(name: string, effect: Tool['effect'], needsApproval = false): Tool {
-  return {
-    source: 'test',
-    effect,
-    needsApproval,
-    definition: { type: 'function', function: { name, parameters: { type: 'object', properties: {} } } },
-    async call() {
-      made.push(name);
-      return { content: `${name} is done` };
-    },
+  const call = (): string => {
+    made.push(name);
+    return `${name} is done`;
   };
+  return testTool(name, effect, call, { needsApproval });
 }
 
 function daemonWith(...tools: Tool[]): Promise<TestDaemon> {
-  const source: ToolSource = { name: 'test', list: async () => tools };
-  return testDaemon(db, model, { toolSources: [source] });
+  return testDaemon(db, model, { toolSources: [testTools(...tools)] });
 }
 
 /** The first answer calls these tools, the next one ends the step. */

@@ -17,6 +17,7 @@ import {
   startTask,
 } from '../support/platform.ts';
 import { findRun, loseLease, modelCalls, openRows, stepRuns, until, waitForRun } from '../support/runs.ts';
+import { testTool, testTools } from '../support/tools.ts';
 
 let db: TestDatabase;
 let model: ModelServer;
@@ -59,20 +60,7 @@ async function counter(id: string): Promise<Counter> {
 function neverEnds(): ToolSource {
   let calls = 0;
   model.respond(() => ({ toolCalls: [{ name: 'next', arguments: {} }] }));
-  return {
-    name: 'test',
-    list: async () => [
-      {
-        source: 'test',
-        effect: 'read',
-        definition: {
-          type: 'function',
-          function: { name: 'next', parameters: { type: 'object', properties: {} } },
-        },
-        call: async () => ({ content: `result ${calls++}` }),
-      },
-    ],
-  };
+  return testTools(testTool('next', 'read', () => `result ${calls++}`));
 }
 
 describe('a budget of a run', () => {
@@ -373,20 +361,7 @@ test('a run that waits for a budget keeps nothing of it', async () => {
   model.respond(() => ({
     toolCalls: Array.from({ length: 5 }, (_, i) => ({ name: 'next', arguments: { i } })),
   }));
-  const source: ToolSource = {
-    name: 'test',
-    list: async () => [
-      {
-        source: 'test',
-        effect: 'read',
-        definition: {
-          type: 'function',
-          function: { name: 'next', parameters: { type: 'object', properties: {} } },
-        },
-        call: async () => ({ content: 'x' }),
-      },
-    ],
-  };
+  const source = testTools(testTool('next', 'read', () => 'x'));
   await using _daemon = await testDaemon(db, model, { toolSources: [source] });
   const id = await budget({ max_tool_calls: 3, when_exhausted: 'wait' });
   const run = await startTask(db, platform, 'x');

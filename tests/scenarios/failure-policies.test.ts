@@ -1,6 +1,6 @@
 /** What a failure does: to the run, to the task, and what a person can do about it afterwards. */
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Tool, ToolSource } from '../../src/pipelines/agent/tools.ts';
+import type { Tool } from '../../src/pipelines/agent/tools.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
@@ -14,6 +14,7 @@ import {
   toolCalls,
   waitForRun,
 } from '../support/runs.ts';
+import { testTool, testTools } from '../support/tools.ts';
 
 let db: TestDatabase;
 let model: ModelServer;
@@ -32,18 +33,12 @@ afterEach(async () => {
 });
 
 function daemonWith(...tools: Tool[]): Promise<TestDaemon> {
-  const source: ToolSource = { name: 'test', list: async () => tools };
-  return testDaemon(db, model, { toolSources: [source] });
+  return testDaemon(db, model, { toolSources: [testTools(...tools)] });
 }
 
 function reader(name: string, answer: (call: number) => string): Tool {
   let calls = 0;
-  return {
-    source: 'test',
-    effect: 'read',
-    definition: { type: 'function', function: { name, parameters: { type: 'object', properties: {} } } },
-    call: async () => ({ content: answer(calls++) }),
-  };
+  return testTool(name, 'read', () => answer(calls++));
 }
 
 /** A run of three steps of which the second is refused by the model. */
@@ -184,10 +179,7 @@ describe('a conversation that outgrows its window', () => {
         : { content: 'done' },
     );
     await db.query('update public.agents set context_window_size = 100000 where id = $1', [platform.agentId]);
-    const source: ToolSource = {
-      name: 'test',
-      list: async () => [reader('look', (call) => `${call} `.repeat(4_000))],
-    };
+    const source = testTools(reader('look', (call) => `${call} `.repeat(4_000)));
     await using _daemon = await testDaemon(db, small, { toolSources: [source] });
     const id = await startTask(db, platform, 'x');
     expect((await waitForRun(db, id)).status).toBe('completed');
