@@ -20,8 +20,17 @@ export type CallNeed = RunTotals & { readonly key: string };
 const FIRST_LOOK_MS = 30_000;
 const LONGEST_LOOK_MS = 3_600_000;
 
+/** What a run counts: as people read it, in its totals, and in a budget. */
+const METRICS = [
+  ['turns', 'turns', 'max_turns'],
+  ['tool calls', 'tool_calls', 'max_tool_calls'],
+  ['tokens', 'tokens', 'max_tokens'],
+  ['cost', 'cost_micros', 'max_cost_micros'],
+] as const;
+
 type Limit = {
-  readonly metric: BudgetRefusal['metric'];
+  readonly metric: (typeof METRICS)[number][0];
+  readonly key: keyof RunTotals;
   readonly max: number;
   readonly budget: ClaimedBudget;
 };
@@ -80,9 +89,7 @@ export class RunBudgets {
   #checkRun(needs: readonly CallNeed[]): void {
     const used = this.#used();
     const asked = (metric: keyof RunTotals): number => needs.reduce((sum, need) => sum + need[metric], 0);
-    for (const { metric, max, budget } of runLimits(this.#run.budgets)) {
-      const key = metric === 'tool calls' ? 'tool_calls' : metric === 'cost' ? 'cost_micros' : metric;
-      if (key === 'seconds') continue;
+    for (const { metric, key, max, budget } of runLimits(this.#run.budgets)) {
       const more = asked(key);
       if (more > 0 && used[key] + more > max) {
         throw this.#exhausted({
@@ -133,14 +140,10 @@ function runLimits(budgets: readonly ClaimedBudget[]): Limit[] {
   return budgets
     .filter((budget) => budget.period === 'run')
     .flatMap((budget) =>
-      (
-        [
-          ['turns', budget.max_turns],
-          ['tool calls', budget.max_tool_calls],
-          ['tokens', budget.max_tokens],
-          ['cost', budget.max_cost_micros],
-        ] as const
-      ).flatMap(([metric, max]) => (max === null ? [] : [{ metric, max, budget }])),
+      METRICS.flatMap(([metric, key, column]) => {
+        const max = budget[column];
+        return max === null ? [] : [{ metric, key, max, budget }];
+      }),
     );
 }
 
