@@ -19,8 +19,8 @@ const SAMPLE_SECONDS = 10;
 
 type Sample = {
   readonly memory: number;
-  /** Bytes of all tables of agentd, pg-boss and the journal, with their indexes. */
-  readonly size: number;
+  /** Bytes of each table and index of agentd, pg-boss and the journal. */
+  readonly sizes: ReadonlyMap<string, number>;
   readonly dead: number;
 };
 
@@ -80,14 +80,35 @@ async function retain(pool: pg.Pool): Promise<void> {
 }
 
 async function sample(pool: pg.Pool, daemon: Child): Promise<Sample> {
-  const { rows } = await pool.query<{ size: string; dead: string }>(
-    `select sum(pg_total_relation_size(relid)) as size, sum(n_dead_tup) as dead
-       from pg_stat_user_tables
-      where schemaname in ('agentd', 'pgboss', 'public')`,
+  const { rows } = await pool.query<{ name: string; size: string; dead: string }>(
+    `select c.oid::regclass::text as name, pg_relation_size(c.oid) as size, coalesce(pg_stat_get_dead_tuples(c.oid), 0) as dead
+       from pg_class c
+      where c.relkind in ('r', 'i', 't')
+        and (c.relnamespace in ('agentd'::regnamespace, 'pgboss'::regnamespace, 'public'::regnamespace)
+             or c.relnamespace = 'pg_toast'::regnamespace)`,
   );
-  const [row] = rows;
-  return { memory: (await daemon.memory()).now, size: Number(row?.size), dead: Number(row?.dead) };
+  return {
+    memory: (await daemon.memory()).now,
+    sizes: new Map(rows.map((row) => [row.name, Number(row.size)])),
+    dead: rows.reduce((sum, row) => sum + Number(row.dead), 0),
+  };
 }
+
+const total = (sample: Sample): number => sample.sizes.values().reduce((sum, size) => sum + size, 0);
+
+/** The relations that grew most between two sets of samples, with the medians of their sizes. */
+function growth(early: readonly Sample[], late: readonly Sample[]): string {
+  const names = new Set(late.flatMap((sample) => [...sample.sizes.keys()]));
+  const of = (samples: readonly Sample[], name: string) => median(samples.map((s) => s.sizes.get(name) ?? 0));
+  return [...names]
+    .map((name) => ({ name, before: of(early, name), after: of(late, name) }))
+    .toSorted((a, b) => b.after - b.before - (a.after - a.before))
+    .slice(0, 5)
+    .map(({ name, before, after }) => `${name} ${mb(before)} → ${mb(after)}`)
+    .join(', ');
+}
+
+const mb = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MB`;
 
 function result(samples: readonly Sample[], inserted: number): Result {
   // the first quarter fills the tables and warms the process up
@@ -114,12 +135,8 @@ function result(samples: readonly Sample[], inserted: number): Result {
         (v) => `${v.toFixed(0)} MB`,
         1.1,
       ),
-      line(
-        'size of all tables and indexes',
-        (s) => s.size,
-        (v) => `${(v / 2 ** 20).toFixed(1)} MB`,
-        1.15,
-      ),
+      line('size of all tables and indexes', total, mb, 1.15),
+      { measured: 'what grew most', agentd: growth(early, late), beside: null, goal: '–', met: null },
       line(
         'dead rows',
         (s) => s.dead,

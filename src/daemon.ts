@@ -177,7 +177,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         for (const item of items) leases.confirm(item.run, item.epoch, sentAt);
         return results;
       },
-      { maxItems: 100, maxConcurrent: 3, again: lockedAgain },
+      { maxItems: 100, maxConcurrent: 2, again: lockedAgain },
     );
     const reservations = new Batcher(
       (items: BudgetRequest[]) =>

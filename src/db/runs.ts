@@ -197,8 +197,9 @@ with locked as (
     from public.task_runs r
    where r.id = any ($1::uuid[])
      -- one without a job waits for a place of its workspace, whatever job an earlier life of it has left
-     and r.job_id is not null
-     and (r.status = 'queued' or (r.status = 'running' and r.lease_expires_at < agentd.now()))
+     -- (wrapped: so that it implies no partial index's predicate, and the runs are found by their ids, not among all admitted)
+     and ((r.job_id is not null
+           and (r.status = 'queued' or (r.status = 'running' and r.lease_expires_at < agentd.now()))) is true)
    order by r.id
      for no key update skip locked
 ),
