@@ -94,7 +94,7 @@ async function sample(pool: pg.Pool, daemon: Child): Promise<Sample> {
   };
 }
 
-const total = (sample: Sample): number => sample.sizes.values().reduce((sum, size) => sum + size, 0);
+const total = (sample: Sample): number => [...sample.sizes.values()].reduce((sum, size) => sum + size, 0);
 
 /** The relations that grew most between two sets of samples, with the medians of their sizes. */
 function growth(early: readonly Sample[], late: readonly Sample[]): string {

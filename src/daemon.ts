@@ -41,6 +41,7 @@ import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
 import { Batcher } from './queue/batcher.ts';
 import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
+import { dashboards } from './services/dashboards.ts';
 import { heartbeat } from './services/heartbeat.ts';
 import { lostRuns } from './services/lost-runs.ts';
 import { reconciler } from './services/reconciler.ts';
@@ -54,6 +55,8 @@ import { version } from './version.ts';
 const LEASE_SECONDS = 15;
 /** One model call may take this long, in milliseconds; the run's and the step's own limits are shorter or not. */
 const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
+/** How often pg-boss deletes finished jobs. */
+const BOSS_MAINTENANCE_SECONDS = 600;
 /**
  * A statement of the worker does the work of many tenants at once: a row that one of them holds must not hold the
  * others up, and neither may a server that hangs.
@@ -205,7 +208,12 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onStep: (ms) =>
         log.warn({ event: 'database_clock_set', by_ms: ms }, 'the clock of the database was set'),
     });
-    boss = new PgBoss({ ...bossOptions(db), supervise: true });
+    boss = new PgBoss({
+      ...bossOptions(db),
+      supervise: true,
+      // finished jobs go when their time has come, not once a day: a day's worth is one long statement
+      maintenanceIntervalSeconds: BOSS_MAINTENANCE_SECONDS,
+    });
     boss.on('error', (error) => {
       metrics.databaseErrors.inc('pg-boss');
       log.warn({ event: 'boss_error', err: error }, 'pg-boss reported an error');
@@ -286,6 +294,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const schedule = scheduler({ db, clock, log, metrics, ...signal });
     const repair = reconciler({ db, clock, log, metrics, time, leaseMs: leaseSeconds * 1000 });
     const lost = lostRuns({ db, clock, log, metrics, leases });
+    const figures = dashboards({ db, clock, log, metrics });
     const alive = heartbeat({
       db,
       clock,
@@ -322,7 +331,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     await time.read(() => saveWorker(db, row()));
     if (!db.embedded) await listener.start();
     leases.start();
-    for (const service of [schedule, repair, alive, lost]) service.start();
+    for (const service of [schedule, repair, alive, lost, figures]) service.start();
     for (const consumer of consumers) consumer.start();
     log.info(
       {
@@ -340,7 +349,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const { promise: stopped, resolve: resolveStopped } = Promise.withResolvers<void>();
     const drain = async (): Promise<void> => {
       const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
-      await Promise.all([schedule, repair].map((service) => service.stop()));
+      await Promise.all([schedule, repair, figures].map((service) => service.stop()));
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
       await drained;
