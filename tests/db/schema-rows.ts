@@ -1,157 +1,269 @@
+/** A row builder for every table of schema public that tenants' rows are in, in an order in which parents come first. */
 import { randomUUID } from 'node:crypto';
-import { type Company, inserted, personalWorkspace, type Runner } from './schema-support.ts';
+import { type Company, inserted, personalWorkspace, type Runner, signUp, value } from './schema-support.ts';
 
-/**
- * One row in every table of schema public that belongs to a company, written by the platform.
- *
- * @returns the condition that finds the rows, by table
- */
-export async function rowsOf(db: Runner, c: Company): Promise<Map<string, string>> {
-  const rows = new Map<string, string>();
-  const add = async (table: string, columns: Record<string, unknown>, key = 'id'): Promise<string> => {
-    const names = Object.keys(columns);
-    const text = `insert into public.${table} (${names}) values (${names.map((_, i) => `$${i + 1}`)})`;
-    const values = Object.values(columns);
-    if (key !== 'id') await db.query(text, values);
-    const id = key === 'id' ? await inserted(db, text, values) : String(columns[key]);
-    rows.set(table, `${key} = '${id}'`);
-    return id;
-  };
-  const { workspace, owner, agent } = c;
-  rows.set('workspaces', `id = '${workspace}'`);
-  rows.set('agents', `id = '${agent}'`);
-  rows.set('workspace_members', `workspace_id = '${workspace}' and user_id = '${owner}'`);
-  rows.set('user_roles', `workspace_id = '${workspace}' and user_id = '${owner}'`);
+/** Where a row is to lie, and in whose name it is written. */
+export type Place = {
+  readonly workspace: string;
+  readonly user: string;
+  /** Someone who is not in the workspace yet, for rows that make a member. */
+  readonly newcomer: string;
+  /** The id of the company's own row of another table. */
+  readonly of: (table: string) => string;
+};
 
-  await add('profiles', { id: owner, full_name: 'Owner' });
-  await add('user_preferences', { user_id: owner }, 'user_id');
-  await add('user_secrets', { user_id: owner, vault_id: 'v' });
-  const team = await add('teams', { workspace_id: workspace, name: 't' });
-  const otherTeam = await inserted(db, `insert into public.teams (workspace_id, name) values ($1, 'u')`, [
-    workspace,
-  ]);
-  await add('user_team_memberships', { user_id: owner, team_id: team });
-  await add('team_canvas_layouts', { user_id: owner, workspace_id: workspace });
-  await add('team_connections', {
-    from_team_id: team,
-    to_team_id: otherTeam,
+type Columns = Record<string, unknown>;
+
+/** The columns of a new row. Names that must be unique are random. */
+export const newRow: Readonly<Record<string, (at: Place) => Columns>> = {
+  workspaces: (at) => ({ name: 'w', owner_user_id: at.user }),
+  profiles: (at) => ({ id: at.user, full_name: 'N' }),
+  user_preferences: (at) => ({ user_id: at.user }),
+  user_roles: (at) => ({ workspace_id: at.workspace, user_id: at.newcomer, role: 'VIEWER' }),
+  user_secrets: (at) => ({ user_id: at.user, vault_id: 'v' }),
+  teams: (at) => ({ workspace_id: at.workspace, name: 't', owner_user_id: at.user }),
+  user_team_memberships: (at) => ({ user_id: at.user, team_id: at.of('teams') }),
+  team_canvas_layouts: (at) => ({ user_id: at.user, workspace_id: at.workspace }),
+  team_connections: (at) => ({
+    workspace_id: at.workspace,
+    from_team_id: at.of('teams'),
+    to_team_id: at.of('teams'),
     connection_type: 'supports',
-  });
+  }),
 
-  await add('workspace_llm_config', { workspace_id: workspace, provider: 'openai', api_key: 'k' });
-  const provider = await inserted(
-    db,
-    `insert into public.service_providers (name, display_name, provider_type) values ($1, 'P', 'oauth')`,
-    [randomUUID()],
-  );
-  const credential = await add('user_integration_credentials', {
-    user_id: owner,
-    workspace_id: workspace,
-    service_provider_id: provider,
+  workspace_llm_config: (at) => ({ workspace_id: at.workspace, provider: 'openai', api_key: 'k' }),
+  user_integration_credentials: (at) => ({
+    user_id: at.user,
+    workspace_id: at.workspace,
+    service_provider_id: at.of('service_providers'),
     credential_type: 'oauth',
-  });
-  const connection = await add('api_connections', {
-    user_id: owner,
-    workspace_id: workspace,
+  }),
+  api_connections: (at) => ({
+    user_id: at.user,
+    workspace_id: at.workspace,
     name: 'n',
     service: 's',
     api_key: 'k',
-  });
+  }),
 
-  await add('personas', { workspace_id: workspace, name: 'p' });
-  await add('team_members', { team_id: team, agent_id: agent });
-  const userAgent = await add('user_agents', { user_id: owner, agent_id: agent });
-  await add('integrations', { user_agent_id: userAgent, type: 'mail' });
-  await add('agent_api_connections', { agent_id: agent, api_connection_id: connection });
-  await add('agent_integration_permissions', { agent_id: agent, connection_id: credential });
-  await add('agent_discord_connections', { agent_id: agent, guild_id: 'g' });
-  await add('channel_configs', { agent_id: agent, channel: 'web' });
-  await add('agent_web_widget_config', { agent_id: agent });
+  personas: (at) => ({ workspace_id: at.workspace, name: 'p' }),
+  agents: (at) => ({ workspace_id: at.workspace, user_id: at.user, name: 'a' }),
+  workspace_members: (at) => ({ workspace_id: at.workspace, user_id: at.newcomer, role: 'member' }),
+  team_members: (at) => ({ workspace_id: at.workspace, team_id: at.of('teams'), agent_id: at.of('agents') }),
+  user_agents: (at) => ({ user_id: at.user, agent_id: at.of('agents') }),
+  integrations: (at) => ({ user_agent_id: at.of('user_agents'), type: 'mail' }),
+  agent_api_connections: (at) => ({
+    agent_id: at.of('agents'),
+    api_connection_id: at.of('api_connections'),
+  }),
+  agent_integration_permissions: (at) => ({
+    agent_id: at.of('agents'),
+    connection_id: at.of('user_integration_credentials'),
+  }),
+  agent_discord_connections: (at) => ({ agent_id: at.of('agents'), guild_id: 'g' }),
+  channel_configs: (at) => ({ workspace_id: at.workspace, agent_id: at.of('agents'), channel: 'web' }),
+  agent_web_widget_config: (at) => ({ agent_id: at.of('agents') }),
 
-  const datastore = await add('datastores', {
-    user_id: owner,
-    workspace_id: workspace,
-    name: 'd',
-    type: 'pgvector',
-  });
-  await add('agent_datastores', { agent_id: agent, datastore_id: datastore });
-  const media = await add('media_library', { user_id: owner, workspace_id: workspace, file_name: 'f' });
-  await add('agent_media_assignments', { agent_id: agent, media_id: media });
-  await add('media_processing_logs', { media_id: media, processing_step: 'upload', status: 'started' });
-  const source = await add('knowledge_sources', { workspace_id: workspace, name: 's', type: 'TEXT' });
-  await add('knowledge_chunks', { source_id: source, chunk_index: 0, content: 'c' });
+  datastores: (at) => ({ user_id: at.user, workspace_id: at.workspace, name: 'd', type: 'pgvector' }),
+  agent_datastores: (at) => ({ agent_id: at.of('agents'), datastore_id: at.of('datastores') }),
+  media_library: (at) => ({ user_id: at.user, workspace_id: at.workspace, file_name: 'f' }),
+  agent_media_assignments: (at) => ({ agent_id: at.of('agents'), media_id: at.of('media_library') }),
+  media_processing_logs: (at) => ({
+    media_id: at.of('media_library'),
+    processing_step: 'upload',
+    status: 'started',
+  }),
+  knowledge_sources: (at) => ({ workspace_id: at.workspace, name: 's', type: 'TEXT' }),
+  knowledge_chunks: (at) => ({
+    workspace_id: at.workspace,
+    source_id: at.of('knowledge_sources'),
+    chunk_index: Math.floor(Math.random() * 1e9),
+    content: 'c',
+  }),
 
-  const room = await add('chat_rooms', { workspace_id: workspace, name: 'r', owner_user_id: owner });
-  await add('chat_room_members', { room_id: room, agent_id: agent });
-  const channel = await add('chat_channels', { workspace_id: workspace, name: 'c' });
-  const conversation = await add('conversations', { agent_id: agent, user_id: owner });
-  await add('chat_messages', { channel_id: channel, sender_user_id: owner, content: 'm' });
-  const message = await add('agent_messages', {
-    conversation_id: conversation,
-    agent_id: agent,
-    user_id: owner,
+  chat_rooms: (at) => ({ workspace_id: at.workspace, name: 'r', owner_user_id: at.user }),
+  chat_room_members: (at) => ({
+    workspace_id: at.workspace,
+    room_id: at.of('chat_rooms'),
+    agent_id: at.of('agents'),
+  }),
+  chat_channels: (at) => ({ workspace_id: at.workspace, name: 'c' }),
+  conversations: (at) => ({ workspace_id: at.workspace, agent_id: at.of('agents'), user_id: at.user }),
+  chat_messages: (at) => ({
+    workspace_id: at.workspace,
+    channel_id: at.of('chat_channels'),
+    sender_user_id: at.user,
+    content: 'm',
+  }),
+  agent_messages: (at) => ({
+    workspace_id: at.workspace,
+    conversation_id: at.of('conversations'),
+    agent_id: at.of('agents'),
+    user_id: at.user,
     role: 'user',
     content: 'm',
-  });
-  await add('agent_feedback', { message_id: message, user_id: owner, rating: 1 });
-  await add('chat_sessions', { agent_id: agent });
-  await add('leads', { agent_id: agent });
-  await add('agent_logs', { agent_id: agent, user_id: owner });
+  }),
+  agent_feedback: (at) => ({ message_id: at.of('agent_messages'), user_id: at.user, rating: 1 }),
+  chat_sessions: (at) => ({ workspace_id: at.workspace, agent_id: at.of('agents') }),
+  leads: (at) => ({ workspace_id: at.workspace, agent_id: at.of('agents') }),
+  agent_logs: (at) => ({ workspace_id: at.workspace, agent_id: at.of('agents'), user_id: at.user }),
 
-  const configuration = await add('mcp_configurations', { agent_id: agent });
-  await add('mcp_servers', { config_id: configuration, name: 's', endpoint_url: 'https://s.example' });
-  const mcp = await add('agent_mcp_connections', {
-    agent_id: agent,
+  mcp_configurations: (at) => ({ agent_id: at.of('agents') }),
+  mcp_servers: (at) => ({
+    config_id: at.of('mcp_configurations'),
+    name: 's',
+    endpoint_url: 'https://s.example',
+  }),
+  agent_mcp_connections: (at) => ({
+    agent_id: at.of('agents'),
     connection_name: 'c',
     server_url: 'https://s.example',
-  });
-  await add('mcp_tools_cache', {
-    connection_id: mcp,
-    tool_name: 't',
+  }),
+  mcp_tools_cache: (at) => ({
+    connection_id: at.of('agent_mcp_connections'),
+    tool_name: randomUUID(),
     tool_schema: {},
     openai_schema: {},
-  });
-  await add('mcp_refresh_log', { connection_id: mcp, status: 'ok' });
-  await add('account_tool_environments', { user_id: owner });
-  await add('credential_refresh_log', { credential_id: credential, outcome: 'refreshed' });
+  }),
+  mcp_refresh_log: (at) => ({ connection_id: at.of('agent_mcp_connections'), status: 'ok' }),
+  account_tool_environments: (at) => ({ user_id: at.user }),
+  credential_refresh_log: (at) => ({
+    credential_id: at.of('user_integration_credentials'),
+    outcome: 'refreshed',
+  }),
 
-  const task = await add('agent_tasks', { agent_id: agent, user_id: owner, name: 't' });
-  await add('task_steps', { task_id: task, step_order: 1, step_name: 's' });
-  await add('budgets', { workspace_id: workspace, max_turns: 10 });
-  await add('agent_task_event_triggers', { task_id: task, trigger_type: 'manual' });
-  const run = await add('task_runs', { task_id: task });
-  await add('task_step_runs', { workspace_id: workspace, run_id: run, step_order: 1, step_name: 's' });
-  const call = { workspace_id: workspace, run_id: run, step_order: 1, turn: 1 };
-  await add('llm_calls', { ...call, idempotency_key: randomUUID() });
-  await add('tool_calls', {
-    ...call,
+  agent_tasks: (at) => ({
+    workspace_id: at.workspace,
+    agent_id: at.of('agents'),
+    user_id: at.user,
+    name: 't',
+  }),
+  task_steps: (at) => ({
+    task_id: at.of('agent_tasks'),
+    step_order: 1 + Math.floor(Math.random() * 1e9),
+    step_name: 's',
+  }),
+  agent_task_event_triggers: (at) => ({
+    workspace_id: at.workspace,
+    task_id: at.of('agent_tasks'),
+    trigger_type: 'manual',
+  }),
+  budgets: (at) => ({ workspace_id: at.workspace, max_turns: 10 }),
+  task_runs: (at) => ({ workspace_id: at.workspace, task_id: at.of('agent_tasks') }),
+  task_step_runs: (at) => ({
+    workspace_id: at.workspace,
+    run_id: at.of('task_runs'),
+    step_order: Math.floor(Math.random() * 1e9),
+    step_name: 's',
+  }),
+  llm_calls: (at) => ({ ...call(at), idempotency_key: randomUUID() }),
+  tool_calls: (at) => ({
+    ...call(at),
     idempotency_key: randomUUID(),
     call_index: 1,
     provider_call_id: 'c',
     tool_name: 't',
     source: 's',
     effect: 'read',
-  });
+  }),
 
-  const plan = await inserted(db, `insert into public.pricing_plans (name) values ('p')`);
-  await add('workspace_subscriptions', { workspace_id: workspace, plan_id: plan });
-  await add('billing_invoices', { workspace_id: workspace, amount: 1, status: 'paid' });
-  await add('usage_events', { workspace_id: workspace, metric: 'message' });
-  await add('usage_event_keys', { workspace_id: workspace, idempotency_key: 'k' }, 'workspace_id');
-  await add(
-    'usage_quarter_hours',
-    { workspace_id: workspace, bucket: '2030-01-01', metric: 'message' },
-    'workspace_id',
-  );
-  await add('workspace_usage', { workspace_id: workspace, month: '2030-01-01' });
-  await add(
-    'workspace_usage_counters',
-    { workspace_id: workspace, month: '2030-01-01', metric: 'messages' },
-    'workspace_id',
-  );
+  workspace_subscriptions: (at) => ({ workspace_id: at.workspace, plan_id: at.of('pricing_plans') }),
+  billing_invoices: (at) => ({ workspace_id: at.workspace, amount: 1, status: 'paid' }),
+  usage_events: (at) => ({ workspace_id: at.workspace, metric: 'message' }),
+  usage_event_keys: (at) => ({ workspace_id: at.workspace, idempotency_key: randomUUID() }),
+  usage_quarter_hours: (at) => ({ workspace_id: at.workspace, bucket: '2030-01-01', metric: 'message' }),
+  workspace_usage: (at) => ({ workspace_id: at.workspace, month: '2030-01-01' }),
+  workspace_usage_counters: (at) => ({
+    workspace_id: at.workspace,
+    month: '2030-01-01',
+    metric: 'messages',
+  }),
+};
 
-  // Rows of the owner's own stay visible to him alone; here they must lie in the company, not in his personal workspace.
-  if ((await personalWorkspace(db, owner)) === workspace)
+/** A new row of a table that belongs to the platform. */
+export const referenceRow: Readonly<Record<string, () => Columns>> = {
+  roles: () => ({ name: randomUUID() }),
+  llm_models: () => ({ provider: 'openai', name: 'm', model_id: 'm' }),
+  service_providers: () => ({ name: randomUUID(), display_name: 'P', provider_type: 'oauth' }),
+  tool_catalog: () => ({ name: randomUUID(), display_name: 'T' }),
+  pricing_plans: () => ({ name: 'p' }),
+};
+
+function call(at: Place): Columns {
+  return { workspace_id: at.workspace, run_id: at.of('task_runs'), step_order: 1, turn: 1 };
+}
+
+/** The statement that inserts a row, and its values. */
+export function insertText(relation: string, columns: Columns): { text: string; values: unknown[] } {
+  const names = Object.keys(columns);
+  return {
+    text: `insert into ${relation} (${names}) values (${names.map((_, i) => `$${i + 1}`)})`,
+    values: Object.values(columns),
+  };
+}
+
+/** A company's rows, one in each table. */
+export type Rows = {
+  /** The condition that finds the row, by table. */
+  readonly where: ReadonlyMap<string, string>;
+  readonly place: Place;
+};
+
+const keyOf: Readonly<Record<string, string>> = {
+  user_preferences: 'user_id',
+  usage_event_keys: 'workspace_id',
+  usage_quarter_hours: 'workspace_id',
+  workspace_usage_counters: 'workspace_id',
+};
+
+/**
+ * One row in every table of schema public that belongs to a company, written by the platform in the name of one user,
+ * who must be a member.
+ */
+export async function rowsOf(db: Runner, c: Company, user: string = c.owner): Promise<Rows> {
+  const where = new Map<string, string>();
+  const ids = new Map<string, string>();
+  for (const [table, columns] of Object.entries(referenceRow)) {
+    const { text, values } = insertText(`public.${table}`, columns());
+    ids.set(table, await inserted(db, text, values));
+  }
+  const place: Place = {
+    workspace: c.workspace,
+    user,
+    newcomer: await signUp(db),
+    of(table) {
+      const id = ids.get(table);
+      if (id === undefined) throw new Error(`There is no row of ${table} yet.`);
+      return id;
+    },
+  };
+  const keep = (table: string, id: string, condition = `id = '${id}'`): void => {
+    ids.set(table, id);
+    where.set(table, condition);
+  };
+  keep('workspaces', c.workspace);
+  keep('agents', c.agent);
+  // Written by the triggers that followed the making of the company.
+  for (const table of ['workspace_members', 'user_roles']) {
+    const id = await value<string>(
+      db,
+      `select id from public.${table} where workspace_id = $1 and user_id = $2`,
+      [c.workspace, user],
+    );
+    if (id === undefined) throw new Error('The user is no member of the company.');
+    keep(table, id);
+  }
+  for (const [table, columns] of Object.entries(newRow)) {
+    if (ids.has(table)) continue;
+    const row = columns(place);
+    const { text, values } = insertText(`public.${table}`, row);
+    const key = keyOf[table] ?? 'id';
+    const key_value = await value<string>(db, `${text} returning ${key}`, values);
+    if (key_value === undefined) throw new Error(`No row of ${table}.`);
+    keep(table, key_value, `${key} = '${key_value}'`);
+  }
+  // Rows of a user's own stay visible to him alone; here they must lie in the company, not in his personal workspace.
+  if ((await personalWorkspace(db, user)) === c.workspace)
     throw new Error('The company is a personal workspace.');
-  return rows;
+  return { where, place };
 }
