@@ -14,6 +14,16 @@ export type Check = {
   readonly message: string;
   /** What to do; null when there is nothing to do. */
   readonly next_step: string | null;
+  /** What was found, one by one, where it is more than one thing. */
+  readonly details?: readonly Detail[];
+};
+
+/** One of the things that a check found. */
+export type Detail = {
+  readonly object: string;
+  readonly problem: string;
+  /** Null where the check's own next step is all. */
+  readonly next_step: string | null;
 };
 
 /** Makes a check's answer. */
@@ -22,8 +32,10 @@ export function check(
   status: CheckStatus,
   message: string,
   nextStep: string | null = null,
+  details: readonly Detail[] = [],
 ): Check {
-  return { name, status, message: maskText(message), next_step: nextStep };
+  const made = { name, status, message: maskText(message), next_step: nextStep };
+  return details.length === 0 ? made : { ...made, details };
 }
 
 const MODEL_DEADLINE_MS = 5_000;

@@ -5,7 +5,6 @@ import {
   clockSkew,
   enqueueSelfTest,
   missingRights,
-  missingTriggers,
   notificationsArrive,
   secretForms,
   serverFacts,
@@ -13,6 +12,7 @@ import {
 import { migrationStatus } from '../db/migrate.ts';
 import { workerHealth } from '../db/operations.ts';
 import { type Check, check } from './doctor-checks.ts';
+import { checkSchema } from './doctor-schema.ts';
 import { explain } from './errors.ts';
 import { duration, seconds } from './format.ts';
 
@@ -33,7 +33,7 @@ export async function checkDatabase(db: Database): Promise<Check[]> {
     await guarded('pgvector', () => checkVector(db)),
     migrated,
     await whenMigrated('rights', () => checkRights(db)),
-    await whenMigrated('triggers', () => checkTriggers(db)),
+    await whenMigrated('schema', () => checkSchema(db)),
     await whenMigrated('queue schema', () => checkBoss(db)),
     await whenMigrated('enqueue', () => checkEnqueue(db)),
     await guarded('notifications', () => checkListen(db)),
@@ -113,18 +113,6 @@ async function checkRights(db: Database): Promise<Check> {
   return rowsMayBeHidden
     ? check('rights', 'fail', 'Row policies hide tenants’ rows from this role.', GRANT)
     : check('rights', 'ok', 'This role can do what the worker does.');
-}
-
-async function checkTriggers(db: Database): Promise<Check> {
-  const missing = await missingTriggers(db);
-  return missing.length === 0
-    ? check('triggers', 'ok', 'All are there and enabled.')
-    : check(
-        'triggers',
-        'fail',
-        `Missing or disabled: ${missing.join(', ')}.`,
-        'Enable them (alter table … enable trigger …).',
-      );
 }
 
 async function checkBoss(db: Database): Promise<Check> {

@@ -8,7 +8,13 @@ import { agentd, insertTenant, json } from './support.ts';
 
 type Report = {
   ok: boolean;
-  checks: { name: string; status: string; message: string; next_step: string | null }[];
+  checks: {
+    name: string;
+    status: string;
+    message: string;
+    next_step: string | null;
+    details?: { object: string; problem: string; next_step: string | null }[];
+  }[];
   configuration: Record<string, string>;
 };
 
@@ -75,14 +81,65 @@ test('the self-test leaves nothing behind', async () => {
   expect(await rows()).toEqual(before);
 });
 
+test('what differs in the schema fails the check thing by thing, and --sql prints the statements that repair it', async () => {
+  const env = { DATABASE_URL: db.url };
+  expect(await agentd(['doctor', '--sql'], env)).toMatchObject({ code: 0, stdout: '' });
+  await db.query('drop policy leads_select on public.leads; drop trigger end_run on public.task_runs');
+  const report = await doctor();
+  const schema = report.checks.find((check) => check.name === 'schema');
+  expect([report.code, schema?.status]).toEqual([1, 'fail']);
+  expect(schema?.message).toBe('2 things differ from what this version expects, on 2 objects.');
+  expect(schema?.next_step).toContain('agentd doctor --sql');
+  expect(schema?.details).toEqual([
+    {
+      object: 'public.leads',
+      problem: 'policy leads_select is missing',
+      next_step: expect.stringContaining('create policy leads_select on public.leads for select'),
+    },
+    { object: 'public.task_runs', problem: 'trigger end_run is missing', next_step: null },
+  ]);
+  const people = await agentd(['doctor'], env);
+  expect(people.stdout).toMatch(
+    /fail {2}schema .*\n +public\.leads: policy leads_select is missing\n +→ create policy/,
+  );
+  const script = await agentd(['doctor', '--sql'], env);
+  expect(script.code).toBe(0);
+  await db.pool.query(script.stdout);
+  expect((await doctor()).of('schema')).toBe('ok');
+});
+
+test('a database of a newer version is not compared with this one’s schema', async () => {
+  await db.query(`insert into agentd.migrations (name, timestamp) values ('9999_later', '2099-01-01')`);
+  try {
+    await db.query('drop index public.task_runs_finished_idx');
+    const report = await doctor();
+    expect(report.checks.find((check) => check.name === 'schema')).toMatchObject({
+      status: 'skip',
+      message: expect.stringContaining('9999_later'),
+    });
+    const script = await agentd(['doctor', '--sql'], { DATABASE_URL: db.url });
+    expect([script.code, script.stdout]).toEqual([1, '']);
+    expect(script.stderr).toContain('9999_later');
+  } finally {
+    await db.query(
+      'create index task_runs_finished_idx on public.task_runs (finished_at) where finished_at is not null',
+    );
+    await db.query(`delete from agentd.migrations where name = '9999_later'`);
+  }
+});
+
 test('a disabled trigger fails the checks by name', async () => {
   await db.query('alter table public.task_runs disable trigger prepare_run');
   try {
     const report = await doctor();
     expect(report.code).toBe(1);
-    expect(report.checks.find((check) => check.name === 'triggers')?.message).toContain(
-      'task_runs.prepare_run',
-    );
+    expect(report.checks.find((check) => check.name === 'schema')?.details).toEqual([
+      {
+        object: 'public.task_runs',
+        problem: 'trigger prepare_run is disabled',
+        next_step: 'alter table public.task_runs enable trigger prepare_run;',
+      },
+    ]);
     expect(report.of('enqueue')).toBe('fail');
   } finally {
     await db.query('alter table public.task_runs enable trigger prepare_run');
