@@ -19,7 +19,9 @@ const names = [
   'deep-queue',
   'takeover',
   'rate-limit',
+  'embed-rate',
   'memory',
+  'rls',
   'soak',
 ];
 /** Only when named: it takes an hour. */

@@ -1,10 +1,10 @@
 /** Queue task-run: executes one run of an agent's task. */
 import { z } from 'zod';
 import type { ClaimedRun, RefusedRun } from '../db/runs.ts';
-import type { Leases } from '../pipelines/agent/leases.ts';
 import { executeRun, type RunDeps } from '../pipelines/agent/run.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
+import type { Leases } from '../queue/leases.ts';
 
 // any 128 bits: an application may make ids of its own, and PostgreSQL takes them
 const payload = z.object({ run_id: z.guid() });

@@ -1,10 +1,11 @@
 import { createHash } from 'node:crypto';
-import OpenAI, { type APIError, APIUserAbortError } from 'openai';
+import { APIUserAbortError, type OpenAI } from 'openai';
 import type { ChatCompletionCreateParamsNonStreaming } from 'openai/resources/chat/completions';
 import { ProviderError } from './errors.ts';
+import { DEFAULT_BASE_URL } from './model-endpoint.ts';
 import { readChatAnswer } from './openai-answer.ts';
 import { errorFromThrown, StatusError } from './openai-errors.ts';
-import { providerFetch } from './provider-fetch.ts';
+import { apiRoot, type CallOptions, openAiSdk } from './openai-sdk.ts';
 import { type ProviderLimits, providerLimits } from './rate-limit-headers.ts';
 
 /** A message in the wire form of chat completions, so that the journal holds exactly what was sent. */
@@ -108,8 +109,6 @@ export interface ModelClientOptions {
   fetch?: typeof fetch;
 }
 
-const OPENAI_BASE_URL = 'https://api.openai.com/v1';
-
 // Building an SDK client costs some 40 resource objects; a platform has many tenants' keys but few of them at a time.
 const MAX_CACHED_CLIENTS = 500;
 const clients = new Map<string, ModelClient>();
@@ -137,34 +136,6 @@ export function openAiModelClient(options: ModelClientOptions): ModelClient {
   return client;
 }
 
-/** Keeps the whole error body: the SDK drops bodies that have no `error` object (Mistral, Gemini, FastAPI servers). */
-class WorkerOpenAI extends OpenAI {
-  protected override makeStatusError(
-    status: number,
-    body: unknown,
-    text: string | undefined,
-    headers: Headers,
-  ): APIError {
-    return new StatusError(status, body, text, headers);
-  }
-}
-
-/** What goes to the transport and comes back beside the SDK. */
-type CallOptions = { callSignal?: AbortSignal; onHeaders?: (headers: Headers) => void };
-
-/**
- * Hands our signal to the transport beside the SDK instead of through it: the SDK composes its own from it and listens
- * on both, which costs 40 of some 210 µs a call. The answer's headers come back the same way.
- */
-function besideSdk(transport: typeof fetch): typeof fetch {
-  return async (input, init) => {
-    const { callSignal, onHeaders, ...rest }: RequestInit & CallOptions = init ?? {};
-    const answer = await transport(input, { ...rest, signal: callSignal ?? init?.signal ?? null });
-    onHeaders?.(answer.headers);
-    return answer;
-  };
-}
-
 class OpenAiModelClient implements ModelClient {
   readonly #sdk: OpenAI;
   readonly #apiKey: string;
@@ -174,25 +145,12 @@ class OpenAiModelClient implements ModelClient {
   readonly #refused = new Map<string, Set<string>>();
 
   constructor(options: ModelClientOptions) {
-    const baseURL = (options.baseUrl?.trim() || OPENAI_BASE_URL).replace(/\/+$/, '');
     this.#apiKey = options.apiKey;
     this.#timeoutMs = options.timeoutMs;
     // OpenAI deprecates max_tokens and its reasoning models refuse it; most compatible servers know no other name.
-    this.#tokenLimitName = baseURL === OPENAI_BASE_URL ? 'max_completion_tokens' : 'max_tokens';
-    this.#sdk = new WorkerOpenAI({
-      apiKey: options.apiKey,
-      baseURL,
-      // Everything that the SDK would otherwise read from the environment: it is the operator's, the key may be a tenant's.
-      adminAPIKey: null,
-      organization: null,
-      project: null,
-      webhookSecret: null,
-      logLevel: 'off',
-      maxRetries: 0,
-      // Ours fires first and covers the body as well; the SDK insists on having one.
-      timeout: options.timeoutMs + 60_000,
-      fetch: besideSdk(options.fetch ?? providerFetch),
-    });
+    this.#tokenLimitName =
+      apiRoot(options.baseUrl) === DEFAULT_BASE_URL ? 'max_completion_tokens' : 'max_tokens';
+    this.#sdk = openAiSdk(options);
   }
 
   async complete(request: ModelRequest, signal: AbortSignal): Promise<ModelAnswer> {

@@ -6,8 +6,8 @@
  * going on would only spend money.
  */
 import type { Logger } from 'pino';
-import type { Clock, Timer } from '../../clock.ts';
-import { JobAborted } from '../../queue/errors.ts';
+import type { Clock, Timer } from '../clock.ts';
+import { JobAborted } from './errors.ts';
 
 /** Renews, and returns the runs that are lost and those whose rows somebody holds: these were not renewed. */
 export type Renew = (

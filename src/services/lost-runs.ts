@@ -6,7 +6,7 @@
  */
 import type { Database } from '../db/database.ts';
 import { findLostRuns } from '../db/lost-runs.ts';
-import type { Leases } from '../pipelines/agent/leases.ts';
+import type { Leases } from '../queue/leases.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const PASS_MS = 500;

@@ -21,6 +21,7 @@ import {
   wakeDueRuns,
 } from '../db/reconcile.ts';
 import { LONGEST_DELAY_MS } from '../db/retry.ts';
+import { repairDocuments } from './document-repairs.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
@@ -43,14 +44,19 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
   let pass = 0;
   let partitionsAt = Number.NEGATIVE_INFINITY;
   const place: Place = { after: null };
+  let oldChunks: string | null = null;
   return periodic('reconciler', deps, async () => {
     if ((await admitArrivals(deps.db)) > 0) await wakeQueue(deps.db, 'task-run');
     await deps.time.read(() => databaseNow(deps.db));
     // Workers that live renew within a third of a lease, and write what they have as soon as they try again; until
     // then what looks lapsed may only be late.
     const patience = Math.max(deps.leaseMs / 2, LONGEST_DELAY_MS + 500);
-    await reconcileLeases(deps, deps.time.steadyMs() >= patience ? deps.time.now() : null);
-    if (pass++ % REST_EVERY === 0) await reconcileRest(deps, place);
+    const sure = deps.time.steadyMs() >= patience ? deps.time.now() : null;
+    await reconcileLeases(deps, sure);
+    if (pass++ % REST_EVERY === 0) {
+      await reconcileRest(deps, place);
+      oldChunks = await repairDocuments(deps, sure, oldChunks);
+    }
     // last: where it fails, the rest has been done
     const now = deps.time.now().getTime();
     if (Math.abs(now - partitionsAt) > PARTITIONS_MS) {

@@ -1,0 +1,515 @@
+/**
+ * Sources on their way to chunks: claimed, stored passage by passage, finished or given back.
+ *
+ * Every write carries the claim's epoch. One of an older claim, or of a source whose content has changed since, changes nothing and
+ * says so.
+ */
+
+import type { Queryable, Statement } from './database.ts';
+import { toJson } from './json.ts';
+import type { StoredCredential } from './runs.ts';
+
+/** Everything that an attempt needs to know, read when it is claimed. */
+export type ClaimedDocument = {
+  readonly id: string;
+  readonly workspace_id: string;
+  readonly request: number;
+  readonly lease_epoch: number;
+  /** This one included. */
+  readonly attempts: number;
+  readonly name: string;
+  readonly type: 'PDF' | 'URL' | 'TEXT';
+  readonly content: string | null;
+  readonly url: string | null;
+  /** What the last complete ingestion was of. */
+  readonly content_sha256: string | null;
+  readonly etag: string | null;
+  readonly last_modified: string | null;
+  readonly generation: number;
+  readonly chunk_count: number;
+  readonly embedding_model: string | null;
+  readonly embedding_dimensions: number | null;
+  readonly agent_id: string | null;
+  readonly media: {
+    readonly id: string;
+    readonly bucket: string;
+    readonly storage_path: string | null;
+    readonly file_url: string | null;
+    readonly file_name: string;
+    readonly file_type: string | null;
+  } | null;
+  /** The workspace's keys of model providers. */
+  readonly credentials: readonly StoredCredential[];
+};
+
+/** What names a claim. */
+export type DocumentClaim = { readonly id: string; readonly lease_epoch: number };
+
+const CLAIM: Statement = {
+  name: 'claim_document',
+  text: `
+with claimed as (
+  update public.knowledge_sources k
+     set processing_status = 'processing', lease_epoch = k.lease_epoch + 1, attempts = k.attempts + 1, worker_id = $3,
+         lease_expires_at = agentd.now() + make_interval(secs => $4), reason_code = null, reason = null, retry_at = null
+   where k.id = $1 and k.request = $2 and k.job_id is not null
+     and (k.processing_status = 'uploaded' or (k.processing_status = 'processing' and k.lease_expires_at < agentd.now()))
+  returning k.*
+)
+select c.id, c.workspace_id, c.request, c.lease_epoch, c.attempts, c.name, c.type, c.content, c.url, c.content_sha256, c.etag,
+       c.last_modified, c.generation, c.chunk_count, c.embedding_model, c.embedding_dimensions, c.agent_id,
+       case when m.id is not null then jsonb_build_object(
+         'id', m.id, 'bucket', m.bucket, 'storage_path', m.storage_path, 'file_url', m.file_url, 'file_name', m.file_name,
+         'file_type', m.file_type) end as media,
+       coalesce((
+         select jsonb_agg(jsonb_build_object('id', w.id, 'provider', w.provider, 'secret', w.api_key,
+                                             'vault_id', w.vault_api_key_id) order by w.created_at)
+           from public.workspace_llm_config w
+          where w.workspace_id = c.workspace_id and w.is_active), '[]') as credentials
+  from claimed c
+  left join public.media_library m on m.id = c.media_id`,
+};
+
+/** Claims a document for an attempt; null where the request is an older one, has ended, or another worker has it. */
+export async function claimDocument(
+  db: Queryable,
+  request: { readonly sourceId: string; readonly request: number },
+  workerId: string,
+  leaseSeconds: number,
+): Promise<ClaimedDocument | null> {
+  const [row] = await db.query<ClaimedDocument>(CLAIM, [
+    request.sourceId,
+    request.request,
+    workerId,
+    leaseSeconds,
+  ]);
+  return row ?? null;
+}
+
+/** When to look at a document again that could not be claimed, in milliseconds; null: never, it is nobody's business any more. */
+export async function documentHeldFor(
+  db: Queryable,
+  request: { readonly sourceId: string; readonly request: number },
+): Promise<number | null> {
+  const [row] = await db.query<{ ms: number | null }>(
+    {
+      name: 'document_held_for',
+      text: `select greatest(extract(epoch from k.lease_expires_at - agentd.now()) * 1000, 200)::float8 as ms
+               from public.knowledge_sources k
+              where k.id = $1 and k.request = $2 and k.processing_status = 'processing'`,
+    },
+    [request.sourceId, request.request],
+  );
+  return row?.ms ?? null;
+}
+
+/** Renews leases. Returns the documents that are no longer the worker's, and those whose rows somebody holds. */
+export async function renewDocumentLeases(
+  db: Queryable,
+  held: readonly { readonly run: string; readonly epoch: number }[],
+  leaseSeconds: number,
+): Promise<{ readonly lost: ReadonlySet<string>; readonly locked: ReadonlySet<string> }> {
+  const rows = await db.query<{ id: string; is_lost: boolean }>(
+    {
+      name: 'renew_document_leases',
+      text: `
+with held as (
+  select x.run as id, x.epoch from jsonb_to_recordset($1::jsonb) as x (run uuid, epoch integer)
+),
+locked as (
+  select k.id from public.knowledge_sources k join held on held.id = k.id
+   where k.lease_epoch = held.epoch and k.processing_status = 'processing'
+   order by k.id
+     for no key update of k skip locked
+),
+renewed as (
+  update public.knowledge_sources k set lease_expires_at = agentd.now() + make_interval(secs => $2)
+    from locked where k.id = locked.id
+  returning k.id
+)
+select held.id, k.id is null or k.lease_epoch <> held.epoch or k.processing_status <> 'processing' as is_lost
+  from held
+  left join public.knowledge_sources k on k.id = held.id
+ where held.id not in (select id from renewed)`,
+    },
+    [JSON.stringify(held), leaseSeconds],
+  );
+  return {
+    lost: new Set(rows.filter((row) => row.is_lost).map((row) => row.id)),
+    locked: new Set(rows.filter((row) => !row.is_lost).map((row) => row.id)),
+  };
+}
+
+/** A passage to be stored. */
+export type ChunkRow = {
+  readonly chunk_index: number;
+  readonly content: string;
+  readonly content_sha256: string;
+  readonly embedding_model: string;
+  /** sha256 of model, dimensions and text, as bytea literal (\\x…). */
+  readonly embedding_key: string;
+  readonly token_count: number;
+  readonly page: number | null;
+  readonly heading_path: readonly string[];
+  readonly char_start: number;
+  readonly char_end: number;
+  readonly metadata: Readonly<Record<string, unknown>>;
+  /** Null: it could not be embedded, and is found by its words alone. */
+  readonly embedding: readonly number[] | null;
+};
+
+const CHUNK_COLUMNS = `chunk_index, content, content_sha256, embedding_model, embedding_key, token_count, page, heading_path, char_start,
+    char_end, metadata`;
+
+/**
+ * Stores passages whose embedding the workspace has paid for before, in this document or another, under whatever generation. Passages
+ * that this generation has already are left. Returns the places of those that are there now.
+ */
+export async function storeKnownChunks(
+  db: Queryable,
+  claim: DocumentClaim,
+  generation: number,
+  chunks: readonly Omit<ChunkRow, 'embedding'>[],
+): Promise<Set<number>> {
+  const rows = await db.query<{ chunk_index: number }>(
+    {
+      name: 'store_known_chunks',
+      text: `
+with own as (
+  select k.id, k.workspace_id from public.knowledge_sources k
+   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing' for key share
+),
+item as materialized (
+  select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $4::jsonb) x
+),
+there as (
+  select c.chunk_index from public.knowledge_chunks c join item i using (chunk_index)
+   where c.source_id = $1 and c.generation = $3 and c.embedding_key = i.embedding_key and c.content_sha256 = i.content_sha256
+     and c.embedding is not null
+),
+stored as (
+  insert into public.knowledge_chunks (workspace_id, source_id, generation, ${CHUNK_COLUMNS}, embedding)
+  select own.workspace_id, own.id, $3, ${CHUNK_COLUMNS.split(',')
+    .map((column) => `i.${column.trim()}`)
+    .join(', ')}, known.embedding
+    from own, item i
+   cross join lateral (
+     select c.embedding from public.knowledge_chunks c
+      where c.workspace_id = (select own.workspace_id from own) and c.embedding_key = i.embedding_key and c.embedding is not null
+      limit 1) known
+   where i.chunk_index not in (select t.chunk_index from there t)
+  on conflict (source_id, generation, chunk_index) do update
+     set content = excluded.content, content_sha256 = excluded.content_sha256, embedding_model = excluded.embedding_model,
+         embedding_key = excluded.embedding_key, token_count = excluded.token_count, page = excluded.page,
+         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end,
+         metadata = excluded.metadata, embedding = excluded.embedding
+  returning chunk_index
+)
+select chunk_index from there union select chunk_index from stored`,
+    },
+    [claim.id, claim.lease_epoch, generation, toJson(chunks)],
+  );
+  return new Set(rows.map((row) => row.chunk_index));
+}
+
+/**
+ * Stores passages as they were embedded, what that cost, and extends the lease, in one transaction. False: the document is no longer
+ * the worker's, and nothing was stored.
+ */
+export async function storeEmbeddedChunks(
+  db: Queryable,
+  claim: DocumentClaim,
+  stored: {
+    readonly generation: number;
+    readonly chunks: readonly ChunkRow[];
+    readonly tokens: number;
+    readonly costMicros: number;
+    readonly provider: string;
+    readonly model: string;
+    readonly leaseSeconds: number;
+  },
+): Promise<boolean> {
+  const [row] = await db.query<{ is_own: boolean }>(
+    {
+      name: 'store_embedded_chunks',
+      text: `
+with own as (
+  update public.knowledge_sources k
+     set embedded_tokens = k.embedded_tokens + $5, cost_micros = k.cost_micros + $6,
+         lease_expires_at = agentd.now() + make_interval(secs => $7)
+   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
+  returning k.id, k.workspace_id, k.agent_id
+),
+stored as (
+  insert into public.knowledge_chunks (workspace_id, source_id, generation, ${CHUNK_COLUMNS}, embedding)
+  select own.workspace_id, own.id, $3, ${CHUNK_COLUMNS.split(',')
+    .map((column) => `i.${column.trim()}`)
+    .join(', ')}, i.embedding
+    from own, jsonb_populate_recordset(null::public.knowledge_chunks, $4::jsonb) i
+  on conflict (source_id, generation, chunk_index) do update
+     set content = excluded.content, content_sha256 = excluded.content_sha256, embedding_model = excluded.embedding_model,
+         embedding_key = excluded.embedding_key, token_count = excluded.token_count, page = excluded.page,
+         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end,
+         metadata = excluded.metadata, embedding = excluded.embedding
+),
+used as (
+  insert into public.usage_events (workspace_id, agent_id, metric, quantity, cost_micros, idempotency_key, dimensions, occurred_at)
+  select own.workspace_id, own.agent_id, 'embedding_tokens', $5, $6, 'embed:' || gen_random_uuid(),
+         jsonb_build_object('source_id', own.id, 'provider', $8::text, 'model', $9::text), agentd.now()
+    from own where $5::bigint > 0
+)
+select exists (select 1 from own) as is_own`,
+    },
+    [
+      claim.id,
+      claim.lease_epoch,
+      stored.generation,
+      toJson(stored.chunks),
+      stored.tokens,
+      stored.costMicros,
+      stored.leaseSeconds,
+      stored.provider,
+      stored.model,
+    ],
+  );
+  return row?.is_own ?? false;
+}
+
+/** What a complete ingestion has found out. */
+export type DocumentFacts = {
+  readonly content_sha256: string;
+  readonly title: string | null;
+  readonly page_count: number | null;
+  readonly character_count: number;
+  readonly token_count: number;
+  readonly embedding_model: string;
+  readonly embedding_dimensions: number;
+  readonly etag: string | null;
+  readonly last_modified: string | null;
+  /** Said of a document that is complete, but not wholly: passages that could not be embedded. */
+  readonly reason_code: string | null;
+  readonly reason: string | null;
+};
+
+/**
+ * The new generation takes the old one's place, in one statement. Beyond it nothing of the document is left by the worker but old
+ * chunks, which deleteOldChunks removes. False: no longer the worker's.
+ */
+export async function completeDocument(
+  db: Queryable,
+  claim: DocumentClaim,
+  generation: number,
+  chunkCount: number,
+  facts: DocumentFacts,
+): Promise<boolean> {
+  const rows = await db.query(
+    {
+      name: 'complete_document',
+      text: `
+with facts as (
+  select x.* from jsonb_populate_record(null::public.knowledge_sources, $5::jsonb) x
+),
+own as (
+  update public.knowledge_sources k
+     set processing_status = 'completed', generation = $3, job_id = null, lease_expires_at = null, attempts = 0, retry_at = null,
+         content_sha256 = f.content_sha256, title = f.title, page_count = f.page_count, character_count = f.character_count,
+         token_count = f.token_count, embedding_model = f.embedding_model, embedding_dimensions = f.embedding_dimensions,
+         etag = f.etag, last_modified = f.last_modified, reason_code = f.reason_code, reason = f.reason,
+         last_ingested_at = agentd.now(), next_refresh_at = agentd.now() + k.refresh_interval
+    from facts f
+   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
+     -- what was stored is all of it
+     and (select count(*) from public.knowledge_chunks c where c.source_id = $1 and c.generation = $3) = $4
+  returning k.id, k.workspace_id, k.agent_id
+),
+used as (
+  insert into public.usage_events (workspace_id, agent_id, metric, quantity, idempotency_key, dimensions, occurred_at)
+  select own.workspace_id, own.agent_id, 'stored_chunks', $4, 'chunks:' || own.id || ':' || $3::text,
+         jsonb_build_object('source_id', own.id), agentd.now()
+    from own where $4::bigint > 0
+)
+select id from own`,
+    },
+    [claim.id, claim.lease_epoch, generation, chunkCount, toJson(facts)],
+  );
+  return rows.length > 0;
+}
+
+/** Nothing has changed since the last complete ingestion: the document is complete as it is. */
+export async function keepDocument(
+  db: Queryable,
+  claim: DocumentClaim,
+  validators: { readonly etag: string | null; readonly last_modified: string | null },
+): Promise<boolean> {
+  const rows = await db.query(
+    {
+      name: 'keep_document',
+      text: `
+update public.knowledge_sources k
+   set processing_status = 'completed', job_id = null, lease_expires_at = null, attempts = 0, retry_at = null,
+       etag = coalesce($3, k.etag), last_modified = coalesce($4, k.last_modified),
+       last_ingested_at = agentd.now(), next_refresh_at = agentd.now() + k.refresh_interval
+ where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
+returning k.id`,
+    },
+    [claim.id, claim.lease_epoch, validators.etag, validators.last_modified],
+  );
+  return rows.length > 0;
+}
+
+/** The document has failed for good: until somebody changes it or asks again. What was searchable stays so. */
+export async function failDocument(
+  db: Queryable,
+  claim: DocumentClaim,
+  reasonCode: string,
+  reason: string,
+): Promise<boolean> {
+  const rows = await db.query(
+    {
+      name: 'fail_document',
+      text: `
+update public.knowledge_sources k
+   set processing_status = 'failed', job_id = null, lease_expires_at = null, reason_code = $3, reason = $4,
+       -- a page that is away today may be back at the next refresh
+       next_refresh_at = agentd.now() + k.refresh_interval
+ where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
+returning k.id`,
+    },
+    [claim.id, claim.lease_epoch, reasonCode, reason.slice(0, 2000)],
+  );
+  return rows.length > 0;
+}
+
+/**
+ * The attempt has failed for a passing reason: the document waits in its row, without holding a place of its workspace.
+ *
+ * @param spends whether the attempt counts; one that was only told to come later does not
+ */
+export async function retryDocument(
+  db: Queryable,
+  claim: DocumentClaim,
+  again: {
+    readonly inMs: number;
+    readonly spends: boolean;
+    readonly reasonCode: string;
+    readonly reason: string;
+  },
+): Promise<boolean> {
+  const rows = await db.query(
+    {
+      name: 'retry_document',
+      text: `
+update public.knowledge_sources k
+   set processing_status = 'uploaded', job_id = null, lease_expires_at = null,
+       retry_at = agentd.now() + $3::double precision * interval '1 millisecond',
+       attempts = k.attempts - case when $4 then 0 else 1 end, reason_code = $5, reason = $6
+ where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
+returning k.id`,
+    },
+    [claim.id, claim.lease_epoch, again.inMs, again.spends, again.reasonCode, again.reason.slice(0, 2000)],
+  );
+  return rows.length > 0;
+}
+
+/** A drained worker hands its document back: the job goes to another, and no attempt is spent. */
+export async function releaseDocument(db: Queryable, claim: DocumentClaim): Promise<void> {
+  await db.query(
+    {
+      name: 'release_document',
+      text: `
+update public.knowledge_sources k
+   set processing_status = 'uploaded', lease_expires_at = null, attempts = k.attempts - 1
+ where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'`,
+    },
+    [claim.id, claim.lease_epoch],
+  );
+}
+
+/** Deletes some chunks of generations that nothing points at. Returns how many; fewer than `limit`: there are no more. */
+export async function deleteOldChunks(db: Queryable, sourceId: string, limit: number): Promise<number> {
+  const rows = await db.query(
+    {
+      name: 'delete_old_chunks',
+      text: `
+delete from public.knowledge_chunks c
+ where c.id in (
+   select o.id from public.knowledge_chunks o
+     join public.knowledge_sources k on k.id = o.source_id
+    where o.source_id = $1
+      and (o.generation < k.generation or k.processing_status = 'archived'
+           or (o.generation > k.generation and k.processing_status in ('completed', 'failed')))
+    limit $2)
+returning 1`,
+    },
+    [sourceId, limit],
+  );
+  return rows.length;
+}
+
+/** Deletes chunks that an earlier attempt of the same generation has left behind its end. */
+export async function deleteChunksFrom(
+  db: Queryable,
+  claim: DocumentClaim,
+  generation: number,
+  from: number,
+): Promise<void> {
+  await db.query(
+    {
+      name: 'delete_chunks_from',
+      text: `
+delete from public.knowledge_chunks c
+ where c.source_id = $1 and c.generation = $3 and c.chunk_index >= $4
+   and exists (select 1 from public.knowledge_sources k
+                where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing' and k.generation <> $3)`,
+    },
+    [claim.id, claim.lease_epoch, generation, from],
+  );
+}
+
+/** A row of media_processing_logs. */
+export type StageLog = {
+  readonly step: 'upload' | 'text_extraction' | 'chunking' | 'embedding' | 'indexing';
+  readonly status: 'started' | 'completed' | 'failed' | 'skipped';
+  /** Milliseconds. */
+  readonly durationMs: number | null;
+  readonly details: Readonly<Record<string, unknown>>;
+};
+
+/** Writes what became of the stages of an attempt. Only while the document is the worker's, or `always`. */
+export async function logStages(
+  db: Queryable,
+  document: { readonly id: string; readonly attempts: number; readonly mediaId: string | null },
+  jobId: string,
+  stages: readonly StageLog[],
+): Promise<void> {
+  if (stages.length === 0) return;
+  await db.query(
+    {
+      name: 'log_stages',
+      text: `
+insert into public.media_processing_logs (media_id, source_id, job_id, processing_step, status, attempt, duration_ms, details)
+select m.id, k.id, $3, x.step, x.status::public.processing_log_status, $4, x."durationMs", x.details
+  from public.knowledge_sources k
+  left join public.media_library m on m.id = k.media_id,
+       jsonb_to_recordset($2::jsonb) as x (step text, status text, "durationMs" integer, details jsonb)
+ where k.id = $1`,
+    },
+    [
+      document.id,
+      toJson(
+        stages.map((s) => ({ ...s, durationMs: s.durationMs === null ? null : Math.round(s.durationMs) })),
+      ),
+      jobId,
+      document.attempts,
+    ],
+  );
+}
+
+/** Lets waiting documents in, at most so many. Returns how many have a job now. */
+export async function admitDocuments(db: Queryable, limit: number): Promise<number> {
+  const [row] = await db.query<{ admitted: number }>(
+    { name: 'admit_documents', text: 'select agentd.admit_documents($1) as admitted' },
+    [limit],
+  );
+  return row?.admitted ?? 0;
+}

@@ -1,0 +1,50 @@
+/** Queue document-ingest: reads one source into searchable chunks. */
+import { z } from 'zod';
+import { admitDocuments, claimDocument, documentHeldFor } from '../db/documents.ts';
+import { type IngestDeps, ingestDocument } from '../pipelines/ingest/ingest.ts';
+import { JobAborted, snooze } from '../queue/errors.ts';
+import { defineJob, type Job } from '../queue/job.ts';
+import type { Leases } from '../queue/leases.ts';
+
+const payload = z.object({ source_id: z.guid(), request: z.int() });
+
+export type DocumentIngestDeps = IngestDeps & {
+  readonly workerId: string;
+  readonly leases: Leases;
+  /** Documents that are worked on at once. */
+  readonly concurrency: number;
+};
+
+/** The job of queue document-ingest. */
+export function documentIngestJob(deps: DocumentIngestDeps): Job {
+  return defineJob({
+    queue: 'document-ingest',
+    parse: (data) => payload.parse(data),
+    key: ({ source_id, request }) => `${source_id}:${request}`,
+    // a look lets in more than there are slots, so that a slot never waits for the next look
+    admit: () => admitDocuments(deps.db, deps.concurrency * 4),
+    async handler({ source_id, request }, { signal, job, log }) {
+      const asked = { sourceId: source_id, request };
+      const document = await claimDocument(deps.db, asked, deps.workerId, deps.leaseSeconds);
+      if (document === null) {
+        const heldForMs = await documentHeldFor(deps.db, asked);
+        return heldForMs === null ? undefined : snooze(heldForMs);
+      }
+      const own = new AbortController();
+      deps.leases.hold(document.id, document.lease_epoch, own);
+      try {
+        const outcome = await ingestDocument(
+          { ...deps, log },
+          document,
+          job.id,
+          AbortSignal.any([signal, own.signal]),
+        );
+        log.info({ event: 'document_ingested', source_id, outcome }, `a document is ${outcome.kind}`);
+        if (outcome.kind === 'released') throw new JobAborted('drain');
+      } finally {
+        deps.leases.release(document.id, document.lease_epoch);
+      }
+      return undefined;
+    },
+  });
+}

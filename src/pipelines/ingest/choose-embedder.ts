@@ -1,0 +1,49 @@
+/** Whose key embeds a document: its workspace's, else the environment's. */
+import type { Config } from '../../config.ts';
+import type { StoredCredential } from '../../db/runs.ts';
+import { chooseEmbedder } from '../../providers/choose-embedder.ts';
+import { DocumentError } from '../../providers/document-error.ts';
+import type { EmbeddingCatalog } from '../../providers/embedding-models.ts';
+import { FEATURE_HASH_MODEL } from '../../providers/feature-hash.ts';
+import { SecretError, type SecretStore } from '../../providers/secrets.ts';
+import type { ChosenEmbedder } from './ingest.ts';
+
+export type EmbedderChoiceDeps = {
+  readonly config: Pick<Config, 'databaseUrl' | 'embedding' | 'openai'>;
+  readonly catalog: EmbeddingCatalog;
+  readonly secrets: SecretStore;
+};
+
+const PROVIDER = 'openai';
+
+/** Chooses the embedder of a workspace. Keys of other tenants are never considered. Throws DocumentError: `no_credentials`. */
+export function embedderOf(
+  deps: EmbedderChoiceDeps,
+  owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
+): ChosenEmbedder {
+  const own = owner.credentials.find((c) => c.provider.toLowerCase() === PROVIDER && c.secret !== null);
+  const credential =
+    own === undefined
+      ? null
+      : { apiKey: opened(deps, own, owner.workspace_id), baseUrl: deps.config.openai.baseUrl };
+  const embedder = chooseEmbedder(deps.config, deps.catalog, credential);
+  return { provider: embedder.model === FEATURE_HASH_MODEL ? 'agentd' : PROVIDER, embedder };
+}
+
+function opened(deps: EmbedderChoiceDeps, credential: StoredCredential, workspace: string): string {
+  try {
+    return deps.secrets.open(credential.secret as string, {
+      table: 'public.workspace_llm_config',
+      row: credential.id,
+      column: 'api_key',
+      workspace,
+    });
+  } catch (error) {
+    if (!(error instanceof SecretError)) throw error;
+    throw new DocumentError(
+      'no_credentials',
+      `The workspace's ${credential.provider} key (workspace_llm_config ${credential.id}) can't be opened: ${error.message} ${error.nextStep}`,
+      { cause: error },
+    );
+  }
+}

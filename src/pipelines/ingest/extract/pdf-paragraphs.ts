@@ -1,0 +1,124 @@
+/**
+ * Paragraphs from a PDF's lines. A PDF does not say where paragraphs end; a line as wide as its neighbours goes on in the next one.
+ * Words parted at a line's end become one again.
+ */
+import { escapeMarks } from './markdown-writer.ts';
+
+export type PdfPage = {
+  readonly lines: readonly string[];
+  /** Heading levels by line; empty where the file says nothing of headings. */
+  readonly headings: ReadonlyMap<number, number>;
+};
+
+/** Narrower than this a column holds no prose, or too little to tell. */
+const MIN_WIDTH = 24;
+const CJK = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\u3000-\u303f\uff00-\uffef]/u;
+const STARTS_ITEM = /^([•◦▪●○■‣⁃∙–—*-]|\(?\d{1,3}[.)]|\(?[a-zA-Z][.)]|[A-Z]\d?:)\s/u;
+/** An entry of a table of contents, its leaders made short. */
+const IS_CONTENTS = /… ?[\divxlc]+$/;
+const ENDS_SENTENCE = /[.!?:;。！？]["'”’»)\]]*$/u;
+const STARTS_LOWER = /^["'“‘«([]?\p{Ll}/u;
+const ENDS_HYPHEN = /(\p{L}+)[-\u2010]$/u;
+const STARTS_WORD = /^\p{Ll}+/u;
+
+/** @returns the text, and where in it each page begins. `markup` decides whether marks of Markdown in the text are escaped. */
+export function joinPages(
+  pages: readonly PdfPage[],
+  markup: 'markdown' | 'plain',
+): { text: string; pageStarts: number[] } {
+  const words = pages.some(({ lines }) => lines.some((line) => ENDS_HYPHEN.test(line)))
+    ? vocabulary(pages)
+    : new Set<string>();
+  const out: string[] = [];
+  const pageStarts: number[] = [];
+  let length = 0;
+  const put = (text: string): void => {
+    out.push(text);
+    length += text.length;
+  };
+  let before: Line | null = null;
+  let isProse = false;
+  for (const page of pages) {
+    const width = widthOf(page.lines);
+    if (page.lines.length === 0) pageStarts.push(length);
+    for (const [i, text] of page.lines.entries()) {
+      const level = page.headings.get(i) ?? 0;
+      const line: Line = { text, level, isFull: text.length >= 0.8 * width && width >= MIN_WIDTH, width };
+      const glue = before === null ? '' : glueOf(before, line, i === 0, words);
+      const isJoined = glue === '' || glue === ' ' || glue === HYPHEN;
+      if (before !== null && isJoined) {
+        isProse = true;
+        if (glue === HYPHEN) length -= cutHyphen(out);
+        else put(glue);
+      } else if (before !== null) {
+        const isList = IS_CONTENTS.test(text) && IS_CONTENTS.test(before.text);
+        const parted =
+          i === 0 || isProse || before.level > 0 || level > 0 || ((before.isFull || line.isFull) && !isList);
+        put(parted ? '\n\n' : '\n');
+        isProse = false;
+      }
+      if (i === 0) pageStarts.push(length);
+      if (level > 0) put(`${'#'.repeat(level)} ${text}`);
+      else put(markup === 'markdown' && !(isJoined && before) ? escapeLine(text) : text);
+      before = line;
+    }
+  }
+  return { text: out.join(''), pageStarts };
+}
+
+type Line = {
+  readonly text: string;
+  readonly level: number;
+  readonly isFull: boolean;
+  readonly width: number;
+};
+
+/** Stands for: no blank, and the hyphen goes. */
+const HYPHEN = '-';
+/** What stands between two lines; null: they are two. */
+function glueOf(before: Line, line: Line, isNewPage: boolean, words: ReadonlySet<string>): string | null {
+  if (before.level > 0 || line.level > 0) return null;
+  const first = ENDS_HYPHEN.exec(before.text)?.[1];
+  const second = STARTS_WORD.exec(line.text)?.[0];
+  if (first && second) {
+    const whole = `${first}${second}`.toLowerCase();
+    return !words.has(whole) && words.has(`${first}-${second}`.toLowerCase()) ? '' : HYPHEN;
+  }
+  if (first && before.isFull && /^[\p{L}\p{N}]/u.test(line.text)) return '';
+  // PDFium puts what follows a raised mark on a line of its own
+  if (/^[,.;:)\]](\s|$)/.test(line.text) && !isNewPage) return '';
+  if (STARTS_ITEM.test(line.text) || IS_CONTENTS.test(before.text)) return null;
+  const blank = CJK.test(before.text.slice(-1)) || CJK.test(line.text.slice(0, 1)) ? '' : ' ';
+  const goesOn = STARTS_LOWER.test(line.text) || CJK.test(line.text.slice(0, 1));
+  if (isNewPage) return before.isFull && goesOn && !ENDS_SENTENCE.test(before.text) ? blank : null;
+  // a sentence that ends with its line, and a short line: most often the end of a paragraph and a heading
+  if (before.isFull && !line.isFull && ENDS_SENTENCE.test(before.text) && !goesOn) return null;
+  if (before.isFull) return blank;
+  const isLong = before.width >= MIN_WIDTH && before.text.length >= 0.6 * before.width;
+  return isLong && STARTS_LOWER.test(line.text) && !ENDS_SENTENCE.test(before.text) ? blank : null;
+}
+
+/** The width that most of a page's lines stay within: long ones are prose, and few are longer. */
+function widthOf(lines: readonly string[]): number {
+  if (lines.length < 3) return 0;
+  const widths = lines.map((line) => line.length).sort((a, b) => a - b);
+  return widths[Math.floor(0.85 * (widths.length - 1))] ?? 0;
+}
+
+/** Words of the whole document, those with hyphens as one: they tell `re-use` from a word that was merely parted. */
+function vocabulary(pages: readonly PdfPage[]): Set<string> {
+  const words = new Set<string>();
+  for (const { lines } of pages)
+    for (const line of lines)
+      for (const word of line.toLowerCase().match(/\p{Ll}+(?:-\p{Ll}+)*/gu) ?? []) words.add(word);
+  return words;
+}
+
+/** @returns how many characters went. */
+function cutHyphen(out: string[]): number {
+  const last = out.pop() ?? '';
+  out.push(last.slice(0, -1));
+  return 1;
+}
+
+const escapeLine = (line: string): string => (/^(=+|-+)$/.test(line) ? `\\${line}` : escapeMarks(line));

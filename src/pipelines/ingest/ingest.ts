@@ -1,0 +1,355 @@
+/**
+ * One attempt at one document: fetch, extract, chunk, embed, store, and the new generation takes the old one's place.
+ *
+ * What is searchable stays searchable until the new generation is complete. Passages are stored as they are embedded, under the key of
+ * what was paid for, so that an attempt that dies costs the next one only the requests that were in flight.
+ */
+import { createHash } from 'node:crypto';
+import type { Logger } from 'pino';
+import type { Clock } from '../../clock.ts';
+import type { Queryable } from '../../db/database.ts';
+import {
+  type ChunkRow,
+  type ClaimedDocument,
+  completeDocument,
+  type DocumentFacts,
+  deleteChunksFrom,
+  deleteOldChunks,
+  failDocument,
+  keepDocument,
+  logStages,
+  releaseDocument,
+  retryDocument,
+  type StageLog,
+  storeEmbeddedChunks,
+  storeKnownChunks,
+} from '../../db/documents.ts';
+import { DocumentError, type DocumentErrorCode } from '../../providers/document-error.ts';
+import type { Embedder } from '../../providers/embeddings.ts';
+import { JobAborted } from '../../queue/errors.ts';
+import type { DocumentChunk, DocumentHints, ProcessedDocument } from './document.ts';
+import { type EmbeddingLanes, embedChunks } from './embed.ts';
+
+/** What a document was read from. */
+export type FetchedInput = {
+  readonly bytes: Uint8Array;
+  readonly hints: DocumentHints;
+  readonly etag: string | null;
+  readonly lastModified: string | null;
+};
+
+/** What embeds a document's passages, and who is paid for it. */
+export type ChosenEmbedder = { readonly provider: string; readonly embedder: Embedder };
+
+export type IngestDeps = {
+  readonly db: Queryable;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly leaseSeconds: number;
+  /** Reads the document's input; null: it has not changed since its validators were noted. Rejects with a DocumentError. */
+  readonly fetch: (document: ClaimedDocument, signal: AbortSignal) => Promise<FetchedInput | null>;
+  /** Extracts and chunks, off the main thread. Rejects with a DocumentError. */
+  readonly process: (
+    input: FetchedInput,
+    chunking: { readonly maxTokens: number; readonly overlapTokens: number },
+    signal: AbortSignal,
+  ) => Promise<ProcessedDocument>;
+  /** Throws a DocumentError where no key can be used. */
+  readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder;
+  readonly lanes: EmbeddingLanes;
+  readonly onStage?: (stage: StageLog['step'], seconds: number) => void;
+};
+
+/** What became of an attempt. */
+export type IngestOutcome =
+  | { readonly kind: 'completed'; readonly chunks: number; readonly embedded: number }
+  | { readonly kind: 'unchanged' }
+  | { readonly kind: 'failed'; readonly code: string }
+  | { readonly kind: 'again'; readonly inMs: number; readonly code: string }
+  /** Handed back by a drain. */
+  | { readonly kind: 'released' }
+  /** Changed, archived, deleted or taken over meanwhile. */
+  | { readonly kind: 'lost' };
+
+/** Changes when the same bytes would become other passages: then everything is read again when it is next asked for. */
+const PIPELINE_VERSION = '1';
+const CHUNK_TOKENS = 512;
+const OVERLAP_TOKENS = 64;
+/** Passages that one statement looks up. */
+const LOOKUP = 500;
+const DELETE_AT_ONCE = 500;
+
+/** Attempts that failed for passing reasons, after which the document has failed. */
+export const MOST_ATTEMPTS = 8;
+const FIRST_RETRY_MS = 15_000;
+const LONGEST_RETRY_MS = 30 * 60_000;
+
+/** Ingests a claimed document. Never rejects for what is wrong with the document: that is in its row. */
+export async function ingestDocument(
+  deps: IngestDeps,
+  document: ClaimedDocument,
+  jobId: string,
+  signal: AbortSignal,
+): Promise<IngestOutcome> {
+  const stages = new Stages(deps);
+  try {
+    return await attempt(deps, document, stages, signal);
+  } catch (error) {
+    return await afterFailure(deps, document, stages, error, signal);
+  } finally {
+    await logStages(deps.db, { ...document, mediaId: document.media?.id ?? null }, jobId, stages.all).catch(
+      (error: unknown) =>
+        deps.log.warn(
+          { event: 'stage_log_failed', source_id: document.id, err: error },
+          'could not write what became of the stages',
+        ),
+    );
+  }
+}
+
+async function attempt(
+  deps: IngestDeps,
+  document: ClaimedDocument,
+  stages: Stages,
+  signal: AbortSignal,
+): Promise<IngestOutcome> {
+  const { db } = deps;
+  const { provider, embedder } = deps.chooseEmbedder(document);
+  const isSameModel =
+    document.embedding_model === embedder.model && document.embedding_dimensions === embedder.dimensions;
+  const isComplete = isSameModel && document.chunk_count > 0;
+
+  const input = await stages.run('upload', async (note) => {
+    const found = await deps.fetch(
+      isComplete ? document : { ...document, etag: null, last_modified: null },
+      signal,
+    );
+    note({ bytes: found?.bytes.byteLength ?? null, not_modified: found === null });
+    return found;
+  });
+  if (input === null) {
+    const kept = await keepDocument(db, document, { etag: null, last_modified: null });
+    return { kind: kept ? 'unchanged' : 'lost' };
+  }
+  const digest = createHash('sha256').update(PIPELINE_VERSION).update(input.bytes).digest('hex');
+  if (isComplete && digest === document.content_sha256) {
+    stages.skip('text_extraction', { reason: 'unchanged' });
+    const kept = await keepDocument(db, document, { etag: input.etag, last_modified: input.lastModified });
+    return { kind: kept ? 'unchanged' : 'lost' };
+  }
+
+  const chunking = {
+    maxTokens: Math.min(CHUNK_TOKENS, embedder.maxItemTokens),
+    overlapTokens: OVERLAP_TOKENS,
+  };
+  const processed = await stages.run('text_extraction', async (note) => {
+    const result = await deps.process(input, chunking, signal);
+    note({ format: result.format, pages: result.pages, characters: result.characters });
+    return result;
+  });
+  stages.add('chunking', processed.chunkMs, { chunks: processed.chunks.length });
+  if (processed.chunks.length === 0) throw new DocumentError('empty', 'The document has no text.');
+
+  const generation = document.generation + 1;
+  await deleteChunksFrom(db, document, generation, processed.chunks.length);
+  const stored = await stages.run('embedding', async (note) => {
+    const result = await embedAll(
+      deps,
+      document,
+      generation,
+      processed.chunks,
+      { provider, embedder },
+      signal,
+    );
+    note({ chunks: processed.chunks.length, ...result, model: embedder.model });
+    return result;
+  });
+  return stages.run('indexing', async (note) => {
+    const done = await completeDocument(
+      db,
+      document,
+      generation,
+      processed.chunks.length,
+      factsOf(input, digest, processed, embedder, stored.refused),
+    );
+    if (!done) return { kind: 'lost' } as const;
+    while ((await deleteOldChunks(db, document.id, DELETE_AT_ONCE)) === DELETE_AT_ONCE);
+    note({ generation });
+    return { kind: 'completed', chunks: processed.chunks.length, embedded: stored.embedded } as const;
+  });
+}
+
+type Embedded = { embedded: number; reused: number; refused: number; tokens: number; cost_micros: number };
+
+async function embedAll(
+  deps: IngestDeps,
+  document: ClaimedDocument,
+  generation: number,
+  chunks: readonly DocumentChunk[],
+  { provider, embedder }: ChosenEmbedder,
+  signal: AbortSignal,
+): Promise<Embedded> {
+  const totals: Embedded = { embedded: 0, reused: 0, refused: 0, tokens: 0, cost_micros: 0 };
+  const missing: DocumentChunk[] = [];
+  for (let from = 0; from < chunks.length; from += LOOKUP) {
+    signal.throwIfAborted();
+    const some = chunks.slice(from, from + LOOKUP);
+    const rows = some.map((chunk) => rowOf(chunk, embedder));
+    const known = await storeKnownChunks(deps.db, document, generation, rows);
+    totals.reused += known.size;
+    missing.push(...some.filter((chunk) => !known.has(chunk.index)));
+  }
+  if (missing.length === 0) return totals;
+  await embedChunks({ lanes: deps.lanes, embedder }, missing, {
+    workspaceId: document.workspace_id,
+    signal,
+    onEmbedded: async (batch) => {
+      const rows = batch.chunks.map(({ chunk, embedding, reason }): ChunkRow => {
+        const row = rowOf(chunk, embedder);
+        return embedding === null
+          ? { ...row, metadata: { not_embedded: reason }, embedding: null }
+          : { ...row, embedding: Array.from(embedding) };
+      });
+      const isOwn = await storeEmbeddedChunks(deps.db, document, {
+        generation,
+        chunks: rows,
+        tokens: batch.tokens,
+        costMicros: batch.costMicros,
+        provider,
+        model: embedder.model,
+        leaseSeconds: deps.leaseSeconds,
+      });
+      if (!isOwn) throw new JobAborted('lease_lost');
+      const refused = rows.filter((row) => row.embedding === null).length;
+      totals.embedded += rows.length - refused;
+      totals.refused += refused;
+      totals.tokens += batch.tokens;
+      totals.cost_micros += batch.costMicros;
+    },
+  });
+  return totals;
+}
+
+function rowOf(chunk: DocumentChunk, embedder: Embedder): Omit<ChunkRow, 'embedding'> {
+  const key = createHash('sha256').update(
+    JSON.stringify([embedder.model, embedder.dimensions, chunk.embedText]),
+  );
+  return {
+    chunk_index: chunk.index,
+    content: chunk.content,
+    content_sha256: createHash('sha256').update(chunk.content).digest('hex'),
+    embedding_model: embedder.model,
+    embedding_key: `\\x${key.digest('hex')}`,
+    token_count: chunk.tokens,
+    page: chunk.page,
+    heading_path: chunk.headingPath,
+    char_start: chunk.start,
+    char_end: chunk.end,
+    metadata: {},
+  };
+}
+
+function factsOf(
+  input: FetchedInput,
+  digest: string,
+  processed: ProcessedDocument,
+  embedder: Embedder,
+  refused: number,
+): DocumentFacts {
+  return {
+    content_sha256: digest,
+    title: processed.title,
+    page_count: processed.pages,
+    character_count: processed.characters,
+    token_count: processed.chunks.reduce((sum, chunk) => sum + chunk.tokens, 0),
+    embedding_model: embedder.model,
+    embedding_dimensions: embedder.dimensions,
+    etag: input.etag,
+    last_modified: input.lastModified,
+    reason_code: refused > 0 ? 'embedding_refused' : null,
+    reason:
+      refused > 0
+        ? `${refused} of ${processed.chunks.length} passages could not be embedded and are found by their words alone; knowledge_chunks.metadata says why.`
+        : null,
+  };
+}
+
+async function afterFailure(
+  deps: IngestDeps,
+  document: ClaimedDocument,
+  stages: Stages,
+  error: unknown,
+  signal: AbortSignal,
+): Promise<IngestOutcome> {
+  const aborted = error instanceof JobAborted ? error : signal.aborted ? signal.reason : null;
+  if (aborted instanceof JobAborted) {
+    if (aborted.code !== 'drain') return { kind: 'lost' };
+    await releaseDocument(deps.db, document);
+    return { kind: 'released' };
+  }
+  const known = error instanceof DocumentError ? error : null;
+  const code: DocumentErrorCode | 'internal_error' = known?.code ?? 'internal_error';
+  const message = known?.message ?? `An unexpected failure: ${(error as Error)?.message ?? String(error)}`;
+  if (known === null) {
+    deps.log.error(
+      { event: 'document_failed', source_id: document.id, err: error },
+      'a document failed unexpectedly',
+    );
+  }
+  const isTransient = known?.isTransient ?? true;
+  const spends = code !== 'rate_limited';
+  if (isTransient && (!spends || document.attempts < MOST_ATTEMPTS)) {
+    const backoff = Math.min(FIRST_RETRY_MS * 2 ** (document.attempts - 1), LONGEST_RETRY_MS);
+    const inMs = Math.max(known?.retryAfterMs ?? 0, backoff) * (1 + Math.random() * 0.2);
+    const kept = await retryDocument(deps.db, document, { inMs, spends, reasonCode: code, reason: message });
+    return kept ? { kind: 'again', inMs, code } : { kind: 'lost' };
+  }
+  stages.add('indexing', null, { reason_code: code }, 'failed');
+  const failed = await failDocument(deps.db, document, code, message);
+  return failed ? { kind: 'failed', code } : { kind: 'lost' };
+}
+
+/** What became of each stage, for the log. */
+class Stages {
+  readonly all: StageLog[] = [];
+  readonly #deps: IngestDeps;
+
+  constructor(deps: IngestDeps) {
+    this.#deps = deps;
+  }
+
+  add(
+    step: StageLog['step'],
+    durationMs: number | null,
+    details: Record<string, unknown>,
+    status: StageLog['status'] = 'completed',
+  ): void {
+    this.all.push({ step, status, durationMs, details });
+    if (durationMs !== null) this.#deps.onStage?.(step, durationMs / 1000);
+  }
+
+  skip(step: StageLog['step'], details: Record<string, unknown>): void {
+    this.add(step, null, details, 'skipped');
+  }
+
+  async run<T>(
+    step: StageLog['step'],
+    work: (note: (details: Record<string, unknown>) => void) => Promise<T>,
+  ): Promise<T> {
+    const began = this.#deps.clock.elapsed();
+    let details: Record<string, unknown> = {};
+    const took = (): number => this.#deps.clock.elapsed() - began;
+    try {
+      const result = await work((noted) => {
+        details = noted;
+      });
+      this.add(step, took(), details);
+      return result;
+    } catch (error) {
+      const code =
+        error instanceof DocumentError ? error.code : ((error as { code?: unknown })?.code ?? null);
+      this.add(step, took(), { ...details, reason_code: code }, 'failed');
+      throw error;
+    }
+  }
+}

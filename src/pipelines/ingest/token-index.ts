@@ -1,0 +1,112 @@
+/** Tokens of any slice of a text, which is tokenized once. */
+import { graphemeStart } from './graphemes.ts';
+import { pieceEnd } from './token-pieces.ts';
+import { pieceTokens } from './token-table.ts';
+
+/**
+ * Pieces longer than this (a word or a line of dashes without end) are cut, so that nothing costs more than its length. UTF-16 units.
+ * A slice that holds such a cut counts as its parts do, not as the whole: chunks end there.
+ */
+export const MAX_PIECE = 2048;
+/** Characters whose tokens are summed up beforehand. A power of 2. */
+const BLOCK = 64;
+const SHIFT = 6;
+
+/** Tokens of a text on its own, as the provider counts them; special tokens are plain text. */
+export function countTokens(text: string): number {
+  let tokens = 0;
+  for (let at = 0; at < text.length; ) {
+    const end = cutPiece(text, at, pieceEnd(text, at, text.length));
+    tokens += pieceTokens(text.slice(at, end));
+    at = end;
+  }
+  return tokens;
+}
+
+export class TokenIndex {
+  readonly #text: string;
+  /** At a piece's last unit its tokens, elsewhere 0. */
+  readonly #tokens: Uint16Array;
+  /** Tokens of the pieces that end before each block. */
+  readonly #before: Uint32Array;
+  /** Where pieces were cut. */
+  readonly cuts: ReadonlySet<number>;
+
+  /** @param text without lone surrogates */
+  constructor(text: string) {
+    this.#text = text;
+    this.#tokens = new Uint16Array(text.length);
+    this.#before = new Uint32Array((text.length >> SHIFT) + 2);
+    const cuts = new Set<number>();
+    for (let at = 0; at < text.length; ) {
+      const whole = pieceEnd(text, at, text.length);
+      const end = cutPiece(text, at, whole);
+      if (end === whole) {
+        this.#tokens[end - 1] = pieceTokens(text.slice(at, end));
+        at = end;
+        continue;
+      }
+      for (let part = at; part < whole; ) {
+        const partEnd = cutPiece(text, part, whole);
+        this.#tokens[partEnd - 1] = pieceTokens(text.slice(part, partEnd));
+        if (partEnd < whole) cuts.add(partEnd);
+        part = partEnd;
+      }
+      at = whole;
+    }
+    this.cuts = cuts;
+    for (let block = 0, at = 0, sum = 0; block < this.#before.length; block++) {
+      this.#before[block] = sum;
+      for (const end = Math.min(at + BLOCK, text.length); at < end; at++) sum += this.#tokens[at] as number;
+    }
+  }
+
+  /** Whether a piece ends at an offset. */
+  isPieceEnd(offset: number): boolean {
+    return offset === 0 || this.#tokens[offset - 1] !== 0;
+  }
+
+  /** The end of the piece that `at` lies in or begins, at most `end`. */
+  nextPieceEnd(at: number, end: number): number {
+    let next = at + 1;
+    while (next < end && !this.isPieceEnd(next)) next++;
+    return next;
+  }
+
+  /**
+   * Tokens of `text.slice(start, end)` on its own. Exact where the slice ends in a character that is not blank and holds no cut.
+   * Its pieces are those of the text, but for the first ones (the blank before the first word is missing) and the last one.
+   */
+  count(start: number, end: number): number {
+    const text = this.#text;
+    let tokens = 0;
+    let at = start;
+    while (at < end && (!this.isPieceEnd(at) || (at === start && this.cuts.has(at)))) {
+      const next = cutPiece(text, at, pieceEnd(text, at, end));
+      tokens += pieceTokens(text.slice(at, next));
+      at = next;
+    }
+    let last = end;
+    while (last > at && !this.isPieceEnd(last)) last--;
+    tokens += this.#upTo(last) - this.#upTo(at);
+    while (last < end) {
+      const next = cutPiece(text, last, pieceEnd(text, last, end));
+      tokens += pieceTokens(text.slice(last, next));
+      last = next;
+    }
+    return tokens;
+  }
+
+  /** Tokens of the text's pieces that end at `offset` or before. */
+  #upTo(offset: number): number {
+    const block = offset >> SHIFT;
+    let sum = this.#before[block] as number;
+    for (let at = block << SHIFT; at < offset; at++) sum += this.#tokens[at] as number;
+    return sum;
+  }
+}
+
+/** The end of a piece, or of its first part if it is too long. */
+function cutPiece(text: string, at: number, end: number): number {
+  return end - at <= MAX_PIECE ? end : graphemeStart(text, at, at + MAX_PIECE);
+}

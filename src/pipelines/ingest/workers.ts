@@ -1,0 +1,276 @@
+/**
+ * A small pool of threads that read documents, so that the daemon's own thread never waits for one.
+ *
+ * A thread is started when a document finds none idle and fewer than `threads` exist; it reads one document at a time, and ends when it has
+ * been idle for `idleMs`. A document's deadline, its abort, a crash or running out of memory end the thread and fail that document alone: the
+ * next one gets a new thread. Passages come in slices that are asked for one by one, since a message of 2,000 of them would be
+ * tens of milliseconds of copying on the thread that receives it.
+ */
+import { isMarkedAsUntransferable, Worker } from 'node:worker_threads';
+import { type Clock, systemClock, type Timer } from '../../clock.ts';
+import {
+  type DocumentChunk,
+  DocumentError,
+  type DocumentHints,
+  type DocumentLimits,
+  type ProcessedDocument,
+} from './document.ts';
+import { timedOut, tooLarge } from './extract/failures.ts';
+import type { PdfEngineName } from './extract/pdf-engine.ts';
+import type { Chunking, ProcessRequest, ThreadAnswer } from './worker-protocol.ts';
+
+export type DocumentWorkersOptions = {
+  readonly clock?: Clock;
+  /** Documents that are read at once. */
+  readonly threads?: number;
+  /** Milliseconds after which a thread without work ends. */
+  readonly idleMs?: number;
+  readonly pdfEngine?: PdfEngineName;
+  /** Megabytes of JavaScript objects that a thread may hold; PDFium's own memory is bounded apart from it. */
+  readonly heapMb?: number;
+};
+
+/** A thread's heap. The text of 20 million characters, its lines and its passages take about half of it. */
+const HEAP_MB = 768;
+const IDLE_MS = 30_000;
+/** A thread is replaced after as many documents: pdf.js keeps memory that it should not. */
+const DOCUMENTS_PER_THREAD = 200;
+
+type Job = {
+  readonly bytes: Uint8Array;
+  readonly hints: DocumentHints;
+  readonly limits: DocumentLimits;
+  readonly chunking: Chunking;
+  readonly resolve: (document: ProcessedDocument) => void;
+  readonly reject: (error: unknown) => void;
+  /** Takes the job's listener off its signal. */
+  readonly forget: () => void;
+};
+
+type Thread = {
+  readonly worker: Worker;
+  job: Job | null;
+  deadline: Timer | null;
+  idle: Timer | null;
+  documents: number;
+  /** Settles when it is gone; null while it is not ending. */
+  ended: Promise<unknown> | null;
+  facts: { readonly facts: Omit<ProcessedDocument, 'chunks'>; readonly chunkCount: number } | null;
+  chunks: DocumentChunk[];
+};
+
+/** Runs from the sources and from the build: the thread's file is the neighbour with the same ending as this one. */
+const THREAD_FILE = new URL(
+  `./worker-thread${import.meta.url.endsWith('.ts') ? '.ts' : '.js'}`,
+  import.meta.url,
+);
+
+export class DocumentWorkers {
+  readonly #clock: Clock;
+  readonly #maxThreads: number;
+  readonly #idleMs: number;
+  readonly #pdfEngine: PdfEngineName;
+  readonly #heapMb: number;
+  readonly #threads = new Set<Thread>();
+  readonly #queue: Job[] = [];
+  #isStopped = false;
+
+  constructor(options: DocumentWorkersOptions = {}) {
+    this.#clock = options.clock ?? systemClock;
+    this.#maxThreads = options.threads ?? 1;
+    this.#idleMs = options.idleMs ?? IDLE_MS;
+    this.#pdfEngine = options.pdfEngine ?? 'pdfium';
+    this.#heapMb = options.heapMb ?? HEAP_MB;
+  }
+
+  /** Threads that are alive. */
+  get threads(): number {
+    return this.#threads.size;
+  }
+
+  /**
+   * Extracts and chunks. The bytes are handed to the thread where they fill their buffer: the caller's view of them is empty afterwards.
+   * Documents beyond the number of threads wait in order; the deadline of `limits` counts from when a thread takes the document.
+   *
+   * @throws DocumentError; the signal's reason when it is aborted
+   */
+  process(
+    bytes: Uint8Array,
+    hints: DocumentHints,
+    limits: DocumentLimits,
+    chunking: Chunking,
+    signal?: AbortSignal,
+  ): Promise<ProcessedDocument> {
+    return new Promise((resolve, reject) => {
+      if (this.#isStopped) return reject(new Error('The document workers are stopped.'));
+      if (signal?.aborted) return reject(signal.reason);
+      const abort = (): void => this.#abort(job, signal?.reason);
+      const forget = (): void => signal?.removeEventListener('abort', abort);
+      const job: Job = { bytes, hints, limits, chunking, resolve, reject, forget };
+      signal?.addEventListener('abort', abort, { once: true });
+      this.#queue.push(job);
+      this.#dispatch();
+    });
+  }
+
+  /** Ends every thread; documents that are being read or wait are rejected. */
+  async stop(): Promise<void> {
+    this.#isStopped = true;
+    const stopped = new Error('The document workers are stopped.');
+    for (const job of this.#queue.splice(0)) settle(job, () => job.reject(stopped));
+    const threads = [...this.#threads];
+    await Promise.all(threads.map((thread) => thread.ended ?? this.#end(thread, stopped)));
+  }
+
+  #dispatch(): void {
+    while (this.#queue.length > 0) {
+      const thread =
+        [...this.#threads].find((candidate) => candidate.job === null && !candidate.ended) ?? this.#start();
+      if (!thread) return;
+      const job = this.#queue.shift();
+      if (job) this.#assign(thread, job);
+    }
+  }
+
+  #start(): Thread | null {
+    if (this.#threads.size >= this.#maxThreads) return null;
+    const worker = new Worker(THREAD_FILE, {
+      resourceLimits: { maxOldGenerationSizeMb: this.#heapMb },
+      // it needs no setting, and a fault of a parser shall find no key
+      env: {},
+      execArgv: [],
+      stdout: true,
+      stderr: true,
+    });
+    // what parsers print about a file is not for the log; unread, it would be kept
+    worker.stdout.resume();
+    worker.stderr.resume();
+    const thread: Thread = {
+      worker,
+      job: null,
+      deadline: null,
+      idle: null,
+      documents: 0,
+      ended: null,
+      facts: null,
+      chunks: [],
+    };
+    worker.on('message', (message: ThreadAnswer) => this.#receive(thread, message));
+    worker.on('error', (error) => void this.#end(thread, crash(error, this.#heapMb)));
+    worker.on('exit', (code) => void this.#end(thread, crash(new Error(`exit code ${code}`), this.#heapMb)));
+    this.#threads.add(thread);
+    return thread;
+  }
+
+  #assign(thread: Thread, job: Job): void {
+    thread.idle?.cancel();
+    thread.idle = null;
+    thread.job = job;
+    thread.documents++;
+    thread.worker.ref();
+    const { timeoutMs } = job.limits;
+    thread.deadline = this.#clock.after(timeoutMs, () => void this.#end(thread, timedOut(timeoutMs)));
+    const bytes = ownBytes(job.bytes);
+    const { hints, limits, chunking } = job;
+    const request: ProcessRequest = {
+      kind: 'process',
+      bytes,
+      hints,
+      limits,
+      chunking,
+      pdfEngine: this.#pdfEngine,
+    };
+    thread.worker.postMessage(request, [bytes.buffer as ArrayBuffer]);
+  }
+
+  #receive(thread: Thread, message: ThreadAnswer): void {
+    const { job } = thread;
+    if (!job) return;
+    if (message.kind === 'failed') {
+      const error = new DocumentError(message.code, message.message, { transient: message.isTransient });
+      this.#release(thread);
+      settle(job, () => job.reject(error));
+      this.#dispatch();
+      return;
+    }
+    if (message.kind === 'done') thread.facts = message;
+    else thread.chunks.push(...message.chunks);
+    const { facts, chunks } = thread;
+    if (!facts) return;
+    if (chunks.length < facts.chunkCount) {
+      // after whatever else the loop has to do: slices of a large document do not follow each other at once
+      setImmediate(() => thread.worker.postMessage({ kind: 'more' }));
+      return;
+    }
+    this.#release(thread);
+    settle(job, () => job.resolve({ ...facts.facts, chunks }));
+    this.#dispatch();
+  }
+
+  /** The thread is free, or has read enough. */
+  #release(thread: Thread): void {
+    thread.deadline?.cancel();
+    thread.deadline = null;
+    thread.job = null;
+    thread.facts = null;
+    thread.chunks = [];
+    if (thread.documents >= DOCUMENTS_PER_THREAD) {
+      void this.#end(thread, null);
+      return;
+    }
+    thread.worker.unref();
+    thread.idle = this.#clock.after(this.#idleMs, () => void this.#end(thread, null));
+  }
+
+  /**
+   * Ends a thread, whatever it is doing, and fails its document. Once only: a crash is an error and an exit. It counts until it is gone:
+   * the next thread starts when this one's memory is given back.
+   */
+  async #end(thread: Thread, reason: unknown): Promise<void> {
+    if (thread.ended) return;
+    thread.deadline?.cancel();
+    thread.idle?.cancel();
+    const { job } = thread;
+    thread.job = null;
+    thread.ended = thread.worker.terminate();
+    if (job) settle(job, () => job.reject(reason));
+    await thread.ended;
+    this.#threads.delete(thread);
+    if (!this.#isStopped) this.#dispatch();
+  }
+
+  #abort(job: Job, reason: unknown): void {
+    const place = this.#queue.indexOf(job);
+    if (place >= 0) {
+      this.#queue.splice(place, 1);
+      settle(job, () => job.reject(reason));
+      return;
+    }
+    for (const thread of this.#threads) if (thread.job === job) void this.#end(thread, reason);
+  }
+}
+
+function settle(job: Job, how: () => void): void {
+  job.forget();
+  how();
+}
+
+/** Bytes whose buffer is theirs alone; others (slices, Node's pooled buffers) are copied. */
+function ownBytes(bytes: Uint8Array): Uint8Array {
+  const { buffer } = bytes;
+  const isWhole = bytes.byteOffset === 0 && bytes.byteLength === buffer.byteLength;
+  return isWhole && buffer instanceof ArrayBuffer && !isMarkedAsUntransferable(buffer)
+    ? bytes
+    : new Uint8Array(bytes);
+}
+
+function crash(error: unknown, heapMb: number): DocumentError {
+  const { code, message } = (error ?? {}) as { code?: string; message?: string };
+  if (code === 'ERR_WORKER_OUT_OF_MEMORY')
+    return tooLarge(`Reading the document takes more than ${heapMb} MB of memory`);
+  return new DocumentError(
+    'worker_crashed',
+    `The thread that read the document died (${String(message).slice(0, 200)}). It is tried again; if it goes on, upload the document in another form.`,
+    { transient: true, cause: error },
+  );
+}

@@ -1,0 +1,47 @@
+/** The reconciler's part in keeping documents from being stuck: lapsed leases, lost jobs, due refreshes, chunks that nobody searches. */
+import type { Queryable } from '../db/database.ts';
+import {
+  dropStaleDocumentJobs,
+  requestDueRefreshes,
+  requeueDocumentsWithoutJob,
+  requeueLapsedDocuments,
+  sourcesWithOldChunks,
+} from '../db/document-repairs.ts';
+import { deleteOldChunks } from '../db/documents.ts';
+import { wakeQueue } from '../db/jobs.ts';
+import type { ServiceDeps } from './periodic.ts';
+
+/** Chunks that one statement deletes, and statements of one source in one pass. */
+const DELETE_AT_ONCE = 500;
+const DELETES = 20;
+
+/**
+ * One pass.
+ *
+ * @param now the database's time as it should be; null: unsure, then no lease is taken for lapsed
+ * @param after how far the search for old chunks has come
+ * @returns how far it has come now
+ */
+export async function repairDocuments(
+  deps: Pick<ServiceDeps, 'log'> & { readonly db: Queryable },
+  now: Date | null | undefined,
+  after: string | null,
+): Promise<string | null> {
+  const { db } = deps;
+  const report = (what: string, repaired: number): number => {
+    if (repaired > 0)
+      deps.log.info({ event: 'reconciled', what, repaired }, `repaired ${repaired} × ${what}`);
+    return repaired;
+  };
+  let waiting = 0;
+  if (now !== null) waiting += report('lapsed_document', await requeueLapsedDocuments(db, now ?? null));
+  report('stale_document_job', await dropStaleDocumentJobs(db));
+  waiting += report('document_without_job', await requeueDocumentsWithoutJob(db));
+  waiting += await requestDueRefreshes(db);
+  if (waiting > 0) await wakeQueue(db, 'document-ingest');
+  const look = await sourcesWithOldChunks(db, after);
+  for (const id of look.ids) {
+    for (let i = 0; i < DELETES && (await deleteOldChunks(db, id, DELETE_AT_ONCE)) === DELETE_AT_ONCE; i++);
+  }
+  return look.last;
+}

@@ -1,0 +1,76 @@
+import fc from 'fast-check';
+import { expect, test } from 'vitest';
+import { chunkDocument } from '../../../src/pipelines/ingest/chunk.ts';
+import { countTokens, TokenIndex } from '../../../src/pipelines/ingest/token-index.ts';
+import { code, markdownText, options, pagesOf, plainText, table } from './chunk-documents.ts';
+import { documentOf, expectSound, oracle } from './chunk-support.ts';
+
+const RUNS = Number(process.env.PROPERTY_RUNS ?? 150);
+const TIMEOUT = 300_000;
+
+test('tokens are counted as the provider counts them, in every script', { timeout: TIMEOUT }, () => {
+  const text = fc.oneof(markdownText, plainText, fc.string({ unit: 'grapheme', maxLength: 200 }));
+  fc.assert(
+    fc.property(text, (any) => {
+      const wellFormed = any.toWellFormed();
+      expect(countTokens(wellFormed)).toBe(oracle(wellFormed));
+    }),
+    { numRuns: RUNS * 3 },
+  );
+});
+
+test('every slice of an indexed text has the tokens that it has alone', { timeout: TIMEOUT }, () => {
+  const slices = fc.array(fc.tuple(fc.nat(), fc.nat()), { minLength: 20, maxLength: 20 });
+  fc.assert(
+    fc.property(fc.oneof(markdownText, plainText), slices, (text, pairs) => {
+      fc.pre(text.length > 0);
+      const index = new TokenIndex(text);
+      for (const [a, b] of pairs) {
+        const [start, end] = [a % text.length, b % (text.length + 1)].sort((x, y) => x - y) as [
+          number,
+          number,
+        ];
+        const slice = text.slice(start, end);
+        // the promise is for slices that do not end in a blank, and have whole characters
+        if (!slice.isWellFormed() || slice !== slice.trimEnd() || slice === '') continue;
+        expect(index.count(start, end)).toBe(oracle(slice));
+      }
+    }),
+    { numRuns: RUNS },
+  );
+});
+
+for (const [markup, arbitrary] of [
+  ['markdown', markdownText],
+  ['plain', plainText],
+] as const)
+  test(`of generated ${markup}, nothing is lost, over the limit or cut within a word`, {
+    timeout: TIMEOUT,
+  }, () => {
+    const input = arbitrary.chain((text) => fc.tuple(fc.constant(text), pagesOf(text), options));
+    fc.assert(
+      fc.property(input, ([text, pages, limits]) => {
+        const document = documentOf(text, markup, pages);
+        const chunks = chunkDocument(document, limits);
+        expectSound(document, limits, chunks);
+        expect(chunkDocument(document, limits)).toEqual(chunks);
+      }),
+      { numRuns: RUNS },
+    );
+  });
+
+test('a table or a block of code that fits is never cut', { timeout: TIMEOUT }, () => {
+  const block = fc.oneof(table, code);
+  const prose = fc.constantFrom('Some words stand between. They are two sentences.', 'One more.');
+  const input = fc.tuple(fc.array(fc.tuple(prose, block), { minLength: 1, maxLength: 6 }), options);
+  fc.assert(
+    fc.property(input, ([parts, limits]) => {
+      const text = parts.flat().join('\n\n');
+      const chunks = chunkDocument(documentOf(text), limits);
+      for (const [, whole] of parts)
+        if (oracle(whole) <= limits.maxTokens)
+          expect(chunks.some((chunk) => chunk.content.includes(whole.trim()))).toBe(true);
+    }),
+    { numRuns: RUNS },
+  );
+});
