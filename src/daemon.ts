@@ -32,7 +32,7 @@ import {
 import { saveWorker, type WorkerRow } from './db/workers.ts';
 import { taskRunJob } from './jobs/index.ts';
 import type { ModelDeps } from './pipelines/agent/credentials.ts';
-import { Leases } from './pipelines/agent/leases.ts';
+import { Leases } from './queue/leases.ts';
 import { RateLimiter } from './pipelines/agent/rate-limiter.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
 import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';

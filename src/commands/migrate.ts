@@ -1,8 +1,9 @@
 import type { Command } from 'commander';
-import { migrateDown, migrateUp, migrationStatus } from '../db/migrate.ts';
+import { CollisionError, migrateDown, migrateUp, migrationStatus } from '../db/migrate.ts';
 import type { CommandContext } from './context.ts';
 import { UsageError } from './errors.ts';
 import { statusStyle, time } from './format.ts';
+import { checkUp, printCollisions } from './migrate-check.ts';
 
 type Json = { readonly json?: boolean };
 
@@ -17,11 +18,17 @@ export function register(program: Command, context: CommandContext): void {
     .description(
       'apply the pending migrations and install the queues; safe to run again and from several machines',
     )
-    .action(async (_: unknown, command: Command) => {
+    .option('--check', 'say what is in the way and what is pending, and change nothing')
+    .action(async (options: { check?: boolean }, command: Command) => {
       const output = context.output(command.optsWithGlobals<Json>());
-      const applied = await context.withDatabase((db, config) => migrateUp(db, config.queues), {
-        create: true,
+      if (options.check === true) return checkUp(context, output);
+      const work = context.withDatabase((db, config) => migrateUp(db, config.queues), { create: true });
+      const applied = await work.catch((error: unknown) => {
+        if (!(error instanceof CollisionError)) throw error;
+        printCollisions(context, output, { pending: null, collisions: error.collisions });
+        return null;
       });
+      if (applied === null) return;
       if (output.json) return output.data({ applied });
       for (const name of applied) output.line(`applied  ${name}`);
       output.line(

@@ -4,6 +4,7 @@
  * Left out is what may differ without being a difference: oids, the partitions that agentd makes as time goes on
  * (`p_…`), Kysely's own record of migrations, members of extensions, pg-boss's schema.
  */
+import { documents } from './compatibility/documents.ts';
 import type { Queryable } from './database.ts';
 
 export type FactKind =
@@ -35,7 +36,8 @@ export type Fact = {
   readonly text: string;
 };
 
-const schemas = `('agentd', 'public', 'auth')`;
+const ofDocuments = documents.map((document) => `'${document.schema}'`).join(', ');
+const schemas = `('agentd', 'public', 'auth', ${ofDocuments})`;
 
 const notOfExtension = (catalog: string, oid: string): string =>
   `not exists (select 1 from pg_catalog.pg_depend d
@@ -72,10 +74,10 @@ const relationKind = `case c.relkind when 'r' then 'table' when 'p' then 'partit
 /** Each selects kind, schema, relation, name, position, text. */
 const queries: readonly string[] = [
   `select 'schema' as kind, n.nspname as schema, '' as relation, '' as name, 0 as position, '' as text
-     from pg_catalog.pg_namespace n where n.nspname in ('agentd', 'auth')`,
+     from pg_catalog.pg_namespace n where n.nspname in ('agentd', 'auth', ${ofDocuments})`,
   `select 'grant', n.nspname, '', g.role, 0, g.rights
      from pg_catalog.pg_namespace n, ${grants('n.nspacl', 'n.nspowner')}
-    where n.nspname in ('agentd', 'auth')`,
+    where n.nspname in ('agentd', 'auth', ${ofDocuments})`,
   `select 'extension', '', '', extname, 0, '' from pg_catalog.pg_extension`,
   `select 'enum', n.nspname, '', t.typname, 0, string_agg(e.enumlabel, ', ' order by e.enumsortorder)
      from pg_catalog.pg_type t

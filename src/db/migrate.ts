@@ -8,6 +8,7 @@ import { type Migration, type MigrationResult, Migrator } from 'kysely/migration
 import { PgBoss } from 'pg-boss';
 import type { QueueConfig } from '../config.ts';
 import { bossOptions } from './boss.ts';
+import { type Collision, findCollisions } from './collisions.ts';
 import type { Database } from './database.ts';
 import * as m0001 from './migrations/0001_platform.ts';
 import * as m0002 from './migrations/0002_identity.ts';
@@ -24,6 +25,12 @@ import * as m0012 from './migrations/0012_waiting_room.ts';
 import * as m0013 from './migrations/0013_run_control.ts';
 import * as m0014 from './migrations/0014_rate_limits.ts';
 import * as m0015 from './migrations/0015_budgets.ts';
+import * as m0016 from './migrations/0016_compatibility.ts';
+import * as m0017 from './migrations/0017_dashboards.ts';
+import * as m0018 from './migrations/0018_profiles.ts';
+import * as m0019 from './migrations/0019_isolation.ts';
+import * as m0020 from './migrations/0020_platforms.ts';
+import * as m0021 from './migrations/0021_ingestion.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -41,6 +48,12 @@ const migrations: Record<string, Migration> = {
   '0013_run_control': m0013,
   '0014_rate_limits': m0014,
   '0015_budgets': m0015,
+  '0016_compatibility': m0016,
+  '0017_dashboards': m0017,
+  '0018_profiles': m0018,
+  '0019_isolation': m0019,
+  '0020_platforms': m0020,
+  '0021_ingestion': m0021,
 };
 
 /** Name of the newest migration that this version of agentd knows. */
@@ -49,6 +62,27 @@ export const newestMigration = Object.keys(migrations).at(-1) as string;
 /** The database is in a state that agentd can't work with; the message says what to do. */
 export class DatabaseStateError extends Error {
   override readonly name = 'DatabaseStateError';
+}
+
+/** Something of an application's own is where a pending migration makes something. Nothing was changed. */
+export class CollisionError extends DatabaseStateError {
+  readonly collisions: readonly Collision[];
+  constructor(collisions: readonly Collision[]) {
+    const names = collisions
+      .slice(0, 5)
+      .map(({ made }) => [made.schema, made.name].filter(Boolean).join('.'));
+    const more = collisions.length > names.length ? ` and ${collisions.length - names.length} more` : '';
+    super(
+      `This database holds objects of others under names that agentd needs, so nothing was changed: ${names.join(', ')}${more}. ` +
+        'Run: agentd migrate up --check',
+    );
+    this.collisions = collisions;
+  }
+}
+
+/** The names of the pending migrations, and what is in their way. Changes nothing, and works on an empty database. */
+export function checkMigrations(db: Database): ReturnType<typeof findCollisions> {
+  return findCollisions(db, Object.keys(migrations));
 }
 
 function migrator(kysely: Kysely<unknown>): Migrator {
@@ -76,20 +110,39 @@ export async function migrationStatus(db: Database): Promise<MigrationState[]> {
   return Object.keys(migrations).map((name) => ({ name, appliedAt: times.get(name) ?? null }));
 }
 
+/** Names of migrations that the database has and this version does not know: those of a newer one. */
+export async function unknownMigrations(db: Database): Promise<string[]> {
+  const [exists] = await db.query<{ exists: boolean }>(
+    `select to_regclass('agentd.migrations') is not null as exists`,
+  );
+  if (!exists?.exists) return [];
+  const applied = await db.query<{ name: string }>('select name from agentd.migrations order by name');
+  return applied.map((row) => row.name).filter((name) => migrations[name] === undefined);
+}
+
 /**
  * Brings the database to this version and installs or updates pg-boss's schema and agentd's queues.
  *
  * Safe to run from several processes at once. Throws DatabaseStateError for a server that is too old,
- * read-only, or without pgvector; otherwise the driver's error. Returns the names applied.
+ * read-only, or without pgvector, CollisionError where something is in the way; otherwise the driver's error. Returns the
+ * names applied.
  */
 export async function migrateUp(
   db: Database,
   queues: Readonly<Record<string, QueueConfig>>,
 ): Promise<string[]> {
   await requireUsableServer(db);
+  const { collisions } = await checkMigrations(db);
+  if (collisions.length > 0) throw new CollisionError(collisions);
   const results = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateToLatest());
   await installQueues(db, queues);
   return results.map((result) => result.migrationName);
+}
+
+/** Applies the oldest pending migration and nothing else. Returns its name; null when there is none. For tools that look at each. */
+export async function migrateOne(db: Database): Promise<string | null> {
+  const [result] = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateUp());
+  return result?.migrationName ?? null;
 }
 
 /**

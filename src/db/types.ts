@@ -83,6 +83,20 @@ export interface AccountToolEnvironments {
   user_id: string;
 }
 
+export interface AgentActivity {
+  agent_id: string | null;
+  average_duration_ms: number | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  refreshed_at: Timestamp | null;
+  runs_completed: number | null;
+  runs_failed: number | null;
+  tokens: number | null;
+  tool_calls: number | null;
+  turns: number | null;
+  workspace_id: string | null;
+}
+
 export interface AgentApiConnections {
   agent_id: string;
   api_connection_id: string;
@@ -90,6 +104,19 @@ export interface AgentApiConnections {
   external_id: string | null;
   id: Generated<string>;
   updated_at: Generated<Timestamp>;
+}
+
+export interface AgentdAgentActivity {
+  agent_id: string | null;
+  average_duration_ms: number | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  runs_completed: number | null;
+  runs_failed: number | null;
+  tokens: number | null;
+  tool_calls: number | null;
+  turns: number | null;
+  workspace_id: string | null;
 }
 
 export interface AgentDatastores {
@@ -135,6 +162,15 @@ export interface AgentdBudgetReservations {
   tokens: number;
   tool_calls: number;
   turns: number;
+}
+
+export interface AgentdDashboardRefreshes {
+  failures: Generated<number>;
+  last_error: string | null;
+  refreshed_at: Timestamp;
+  started_at: Timestamp | null;
+  took_ms: Generated<number>;
+  view_name: string;
 }
 
 export interface AgentDiscordConnections {
@@ -323,6 +359,23 @@ export interface AgentdWorkspaceActivity {
   workspace_id: string | null;
 }
 
+export interface AgentdWorkspaceOverview {
+  active_tasks: number | null;
+  agents: number | null;
+  conversations: number | null;
+  knowledge_chunks: number | null;
+  knowledge_sources: number | null;
+  live_agents: number | null;
+  media: number | null;
+  members: number | null;
+  messages: number | null;
+  runs_cancelled: number | null;
+  runs_completed: number | null;
+  runs_failed: number | null;
+  runs_skipped: number | null;
+  workspace_id: string | null;
+}
+
 export interface AgentFeedback {
   comment: string | null;
   created_at: Generated<Timestamp>;
@@ -490,6 +543,9 @@ export interface AgentTasks {
   status: Generated<TaskStatus>;
   step_count: Generated<number>;
   target_channel_id: string | null;
+  /**
+   * Where answers are written. A conversation that does not exist is made; the id of a chat channel of the workspace means that channel.
+   */
   target_conversation_id: string | null;
   task_type: Generated<TaskType>;
   timeout_seconds: Generated<number>;
@@ -716,6 +772,7 @@ export interface KnowledgeChunks {
   content_tsv: Generated<string | null>;
   created_at: Generated<Timestamp>;
   embedding: string | null;
+  embedding_key: Buffer | null;
   embedding_model: string | null;
   generation: number;
   heading_path: Generated<string[]>;
@@ -729,27 +786,52 @@ export interface KnowledgeChunks {
 
 export interface KnowledgeSources {
   agent_id: string | null;
+  attempts: Generated<number>;
+  character_count: number | null;
   chunk_count: Generated<number>;
   content: string | null;
   content_sha256: string | null;
+  /**
+   * What its embeddings have cost, in millionths of a US dollar.
+   */
+  cost_micros: Generated<number>;
   created_at: Generated<Timestamp>;
   datastore_id: string | null;
+  embedded_tokens: Generated<number>;
+  embedding_dimensions: number | null;
+  embedding_model: string | null;
+  etag: string | null;
   /**
    * The generation of chunks that is searched. A new one is written beside it and takes its place in one update.
    */
   generation: Generated<number>;
   id: Generated<string>;
+  is_automatic: Generated<boolean>;
+  job_id: string | null;
   last_ingested_at: Timestamp | null;
+  last_modified: string | null;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
   media_id: string | null;
   name: string;
   next_refresh_at: Timestamp | null;
+  page_count: number | null;
   processing_status: Generated<ProcessingStatus>;
   reason: string | null;
   reason_code: string | null;
   refresh_interval: ColumnType<unknown, string, string> | null;
+  request: Generated<number>;
+  retry_at: Timestamp | null;
+  seq: Generated<number>;
+  title: string | null;
+  /**
+   * Tokens of the chunks that are searched.
+   */
+  token_count: number | null;
   type: KnowledgeType;
   updated_at: Generated<Timestamp>;
   url: string | null;
+  worker_id: string | null;
   workspace_id: string;
 }
 
@@ -880,6 +962,7 @@ export interface MediaLibrary {
   category: string | null;
   chunk_count: Generated<number>;
   content_sha256: string | null;
+  cost_micros: Generated<number>;
   created_at: Generated<Timestamp>;
   description: string | null;
   display_name: string | null;
@@ -897,6 +980,7 @@ export interface MediaLibrary {
   reason_code: string | null;
   storage_path: string | null;
   tags: Generated<string[]>;
+  token_count: number | null;
   updated_at: Generated<Timestamp>;
   user_id: string;
   workspace_id: string;
@@ -909,11 +993,12 @@ export interface MediaProcessingLogs {
   duration_ms: number | null;
   id: Generated<string>;
   job_id: string | null;
-  media_id: string;
+  media_id: string | null;
   /**
    * upload, text_extraction, chunking, embedding or indexing.
    */
   processing_step: string;
+  source_id: string | null;
   status: ProcessingLogStatus;
 }
 
@@ -957,6 +1042,10 @@ export interface Profiles {
   first_name: string | null;
   full_name: string | null;
   id: string;
+  /**
+   * Made at sign-up and changed by nobody yet; an application that inserts the profile itself replaces it.
+   */
+  is_automatic: Generated<boolean>;
   last_name: string | null;
   updated_at: Generated<Timestamp>;
   username: string | null;
@@ -1303,6 +1392,24 @@ export interface WorkspaceMembers {
   workspace_id: string;
 }
 
+export interface WorkspaceOverview {
+  active_tasks: number | null;
+  agents: number | null;
+  conversations: number | null;
+  knowledge_chunks: number | null;
+  knowledge_sources: number | null;
+  live_agents: number | null;
+  media: number | null;
+  members: number | null;
+  messages: number | null;
+  refreshed_at: Timestamp | null;
+  runs_cancelled: number | null;
+  runs_completed: number | null;
+  runs_failed: number | null;
+  runs_skipped: number | null;
+  workspace_id: string | null;
+}
+
 export interface Workspaces {
   created_at: Generated<Timestamp>;
   description: string | null;
@@ -1367,6 +1474,7 @@ export interface WorkspaceUsageCounters {
 
 export interface DB {
   account_tool_environments: AccountToolEnvironments;
+  agent_activity: AgentActivity;
   agent_api_connections: AgentApiConnections;
   agent_datastores: AgentDatastores;
   agent_discord_connections: AgentDiscordConnections;
@@ -1379,9 +1487,11 @@ export interface DB {
   agent_task_event_triggers: AgentTaskEventTriggers;
   agent_tasks: AgentTasks;
   agent_web_widget_config: AgentWebWidgetConfig;
+  "agentd.agent_activity": AgentdAgentActivity;
   "agentd.audit_log": AgentdAuditLog;
   "agentd.budget_counters": AgentdBudgetCounters;
   "agentd.budget_reservations": AgentdBudgetReservations;
+  "agentd.dashboard_refreshes": AgentdDashboardRefreshes;
   "agentd.job_runs": AgentdJobRuns;
   "agentd.late_tasks": AgentdLateTasks;
   "agentd.platform_objects": AgentdPlatformObjects;
@@ -1399,6 +1509,7 @@ export interface DB {
   "agentd.worker_health": AgentdWorkerHealth;
   "agentd.workers": AgentdWorkers;
   "agentd.workspace_activity": AgentdWorkspaceActivity;
+  "agentd.workspace_overview": AgentdWorkspaceOverview;
   agents: Agents;
   api_connections: ApiConnections;
   "auth.users": AuthUsers;
@@ -1451,6 +1562,7 @@ export interface DB {
   user_team_memberships: UserTeamMemberships;
   workspace_llm_config: WorkspaceLlmConfig;
   workspace_members: WorkspaceMembers;
+  workspace_overview: WorkspaceOverview;
   workspace_subscriptions: WorkspaceSubscriptions;
   workspace_usage: WorkspaceUsage;
   workspace_usage_counters: WorkspaceUsageCounters;

@@ -57,6 +57,8 @@ export type Metrics = {
     waited(provider: string, how: 'held' | 'released', seconds: number): void;
   };
   readonly toolCalls: { finished(tool: string, outcome: string, seconds: number): void };
+  /** A try to compute a dashboard's view anew: `refreshed` or `failed`. */
+  readonly dashboards: { refreshed(view: string, outcome: 'refreshed' | 'failed', seconds: number): void };
   readonly databaseErrors: { inc(where: string): void };
   /** Spans of OpenTelemetry traces: `sent` or `dropped`. */
   readonly traces: { spans(outcome: string, count: number): void };
@@ -180,6 +182,18 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
   const toolCalls = counter('agentd_tool_calls_total', 'Tool calls ended.', ['tool', 'outcome']);
   const toolSeconds = histogram('agentd_tool_call_duration_seconds', 'Time of a tool call.', ['tool'], SHORT);
 
+  const dashboardRefreshes = counter(
+    'agentd_dashboard_refreshes_total',
+    'Tries to compute the views of dashboards anew.',
+    ['view', 'outcome'],
+  );
+  const dashboardSeconds = histogram(
+    'agentd_dashboard_refresh_seconds',
+    'How long they took.',
+    ['view'],
+    SHORT,
+  );
+
   const databaseErrors = counter('agentd_database_errors_total', 'Errors of the database, by place.', [
     'where',
   ]);
@@ -248,6 +262,12 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
         const tool = builtIn.has(rawTool) ? rawTool : 'other';
         toolCalls.inc({ tool, outcome });
         toolSeconds.observe({ tool }, amount(seconds));
+      },
+    },
+    dashboards: {
+      refreshed(view, outcome, seconds) {
+        dashboardRefreshes.inc({ view, outcome });
+        dashboardSeconds.observe({ view }, amount(seconds));
       },
     },
     databaseErrors: { inc: (where) => databaseErrors.inc({ where: whereLabel(where) }) },

@@ -172,6 +172,13 @@ describe('events', () => {
       expect(
         await value(
           client,
+          `select used::int from public.workspace_usage_counters where workspace_id = $1 and metric = 'conversations'`,
+          [workspace],
+        ),
+      ).toBe(2);
+      expect(
+        await value(
+          client,
           `select settings ->> 'count_conversations' from public.workspaces where id = $1`,
           [workspace],
         ),

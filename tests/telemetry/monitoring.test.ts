@@ -144,6 +144,8 @@ test('every metric is on the dashboard, but for those that only say how the work
     'agentd_consumer_settled_jobs_total',
     'agentd_consumer_buffered_jobs',
     'agentd_consumer_wakes_total',
+    'agentd_dashboard_refreshes_total',
+    'agentd_dashboard_refresh_seconds',
     'agentd_build_info',
   ]);
 });

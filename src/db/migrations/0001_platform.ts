@@ -67,8 +67,13 @@ async function createRoles(db: Kysely<unknown>): Promise<void> {
         end if;
       end loop;
 
-      -- The migrating role must be able to act for the owner of the objects, or it could not change them later.
-      if not pg_catalog.pg_has_role(current_user, 'agentd_owner', 'MEMBER') then
+      -- The migrating role must be able to act for the owner of the objects, or it could not change them later. From
+      -- PostgreSQL 16 who creates a role is a member of it that may only hand it out: to act as it needs a grant more.
+      if not pg_catalog.pg_has_role(
+        current_user,
+        'agentd_owner',
+        case when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end
+      ) then
         begin
           execute format('grant agentd_owner to %I', current_user);
         exception when insufficient_privilege or internal_error then

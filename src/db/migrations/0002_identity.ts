@@ -6,6 +6,17 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 // Every tenant's row has a workspace. An application written for a document without workspaces leaves the column out;
 // the row then falls into its parent's workspace, or into the personal workspace that every user has.
 
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const MY_WORKSPACE_IDS = `
+    create or replace function agentd.my_workspace_ids(min_role public.app_role default 'VIEWER') returns setof uuid
+    language sql stable security definer rows 8 set search_path = '' as $$
+      select r.workspace_id
+        from public.user_roles r
+       where r.user_id = (select public.current_user_id())
+         and r.workspace_id is not null
+         and r.role >= min_role
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createWorkspaces(db);
   await createPeople(db);
@@ -142,14 +153,7 @@ async function createRoleFunctions(db: Kysely<unknown>): Promise<void> {
     sql`
     -- The workspaces in which the caller has at least a role. Policies use it as = any(array(select …)), which is an index
     -- condition evaluated once a statement; a function called per row costs four orders of magnitude more.
-    create function agentd.my_workspace_ids(min_role public.app_role default 'VIEWER') returns setof uuid
-    language sql stable security definer rows 8 set search_path = '' as $$
-      select r.workspace_id
-        from public.user_roles r
-       where r.user_id = (select public.current_user_id())
-         and r.workspace_id is not null
-         and r.role >= min_role
-    $$;
+    ${sql.raw(MY_WORKSPACE_IDS)}
 
     create function public.get_user_role(workspace_id uuid) returns public.app_role
     language sql stable security invoker set search_path = '' as $$
@@ -409,6 +413,23 @@ async function createTriggers(db: Kysely<unknown>): Promise<void> {
   );
 }
 
+/** What follows a sign-up; 0018 replaces it. */
+export const onUserCreated = `create function agentd.on_user_created() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      begin
+        perform agentd.ensure_personal_workspace(new.id);
+      exception when others then
+        begin
+          insert into agentd.signup_failures (user_id, error_code, error_message) values (new.id, sqlstate, sqlerrm);
+        exception when others then
+          raise warning 'agentd: no personal workspace for user %: %', new.id, sqlerrm;
+        end;
+      end;
+      return null;
+    end
+    $$;`;
+
 async function followUsers(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
@@ -424,21 +445,7 @@ async function followUsers(db: Kysely<unknown>): Promise<void> {
       'Users for whom no personal workspace could be made at sign-up. It is made when first needed; doctor reports these.';
 
     -- Sign-up never fails because of agentd: whatever goes wrong is written down and the user is created all the same.
-    create function agentd.on_user_created() returns trigger
-    language plpgsql security definer set search_path = '' as $$
-    begin
-      begin
-        perform agentd.ensure_personal_workspace(new.id);
-      exception when others then
-        begin
-          insert into agentd.signup_failures (user_id, error_code, error_message) values (new.id, sqlstate, sqlerrm);
-        exception when others then
-          raise warning 'agentd: no personal workspace for user %: %', new.id, sqlerrm;
-        end;
-      end;
-      return null;
-    end
-    $$;
+    ${sql.raw(onUserCreated)}
 
     -- A workspace restricts the deletion of its owner, so that a shared one is handed over first; a personal one goes along.
     create function agentd.on_user_deleted() returns trigger
@@ -470,10 +477,9 @@ export async function down(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
-    drop trigger if exists zz_agentd_user_created on auth.users;
-    drop trigger if exists zz_agentd_user_deleted on auth.users;
-    drop function agentd.on_user_deleted();
-    drop function agentd.on_user_created();
+    -- CASCADE takes their triggers on auth.users along, which by name only the owner of that table might drop.
+    drop function agentd.on_user_deleted() cascade;
+    drop function agentd.on_user_created() cascade;
     drop table agentd.signup_failures;
 
     drop function public.create_team_connection(uuid, uuid, text, uuid);

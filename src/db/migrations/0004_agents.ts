@@ -3,6 +3,56 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 
 // Agents, who and what belongs to a workspace or a team, and what an agent may use.
 
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const CHECK_OWNED_PARENT = `
+    create or replace function agentd.check_owned_parent() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    declare
+      given            jsonb := to_jsonb(new);
+      caller           uuid  := public.current_user_id();
+      scope_workspace  uuid  := (given ->> 'workspace_id')::uuid;
+      scope_user       uuid  := (given ->> 'user_id')::uuid;
+      parent_workspace uuid;
+      parent_user      uuid;
+    begin
+      if given ->> tg_argv[0] is null then
+        return new;
+      end if;
+      execute format('select workspace_id, user_id from public.%I where id = $1', tg_argv[1])
+        into parent_workspace, parent_user
+        using (given ->> tg_argv[0])::uuid;
+      if parent_user is null then
+        return new; -- There is no such row: the foreign key says so.
+      end if;
+
+      if given ->> 'agent_id' is not null then
+        select a.workspace_id, a.user_id into scope_workspace, scope_user
+          from public.agents a where a.id = (given ->> 'agent_id')::uuid;
+      elsif given ->> 'user_agent_id' is not null then
+        select u.user_id into scope_user from public.user_agents u where u.id = (given ->> 'user_agent_id')::uuid;
+      elsif scope_user is null then
+        scope_user := coalesce(caller, (select w.owner_user_id from public.workspaces w where w.id = scope_workspace));
+      end if;
+
+      if parent_workspace = scope_workspace
+         or (parent_user = scope_user and coalesce(caller, parent_user) = parent_user) then
+        return new;
+      end if;
+      raise exception '% % belongs to another owner and another workspace', tg_argv[0], given ->> tg_argv[0]
+        using errcode = 'insufficient_privilege',
+              hint = 'Use one in the same workspace, or one of the same owner.';
+    end
+    $$;`;
+
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const MY_AGENT_IDS = `
+    create or replace function agentd.my_agent_ids(min_role public.app_role default 'VIEWER') returns setof uuid
+    language sql stable security definer rows 32 set search_path = '' as $$
+      select a.id
+        from public.agents a
+       where a.workspace_id = any (array(select agentd.my_workspace_ids(min_role)))
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createAgents(db);
   await createMemberships(db);
@@ -83,12 +133,7 @@ async function createAgents(db: Kysely<unknown>): Promise<void> {
     create index agents_public_idx on public.agents (id) where is_public;
 
     -- The agents of the workspaces in which the caller has at least a role; for policies, as my_workspace_ids is.
-    create function agentd.my_agent_ids(min_role public.app_role default 'VIEWER') returns setof uuid
-    language sql stable security definer rows 32 set search_path = '' as $$
-      select a.id
-        from public.agents a
-       where a.workspace_id = any (array(select agentd.my_workspace_ids(min_role)))
-    $$;
+    ${sql.raw(MY_AGENT_IDS)}
 
     -- A MANAGER may change an agent, but only the workspace's OWNER may give it to someone else, and only to a member.
     create function agentd.guard_agent_owner() returns trigger
@@ -315,44 +360,7 @@ async function createCrossTenantChecks(db: Kysely<unknown>): Promise<void> {
     -- For a row that names something owned by a user (datastore, media, credential, api connection). Arguments: the column
     -- and its table. Allowed is what lies in the row's workspace, or what belongs to the owner of the row's agent (or of its
     -- user_agent), unless someone else is the one who asks.
-    create function agentd.check_owned_parent() returns trigger
-    language plpgsql security definer set search_path = '' as $$
-    declare
-      given            jsonb := to_jsonb(new);
-      caller           uuid  := public.current_user_id();
-      scope_workspace  uuid  := (given ->> 'workspace_id')::uuid;
-      scope_user       uuid  := (given ->> 'user_id')::uuid;
-      parent_workspace uuid;
-      parent_user      uuid;
-    begin
-      if given ->> tg_argv[0] is null then
-        return new;
-      end if;
-      execute format('select workspace_id, user_id from public.%I where id = $1', tg_argv[1])
-        into parent_workspace, parent_user
-        using (given ->> tg_argv[0])::uuid;
-      if parent_user is null then
-        return new; -- There is no such row: the foreign key says so.
-      end if;
-
-      if given ->> 'agent_id' is not null then
-        select a.workspace_id, a.user_id into scope_workspace, scope_user
-          from public.agents a where a.id = (given ->> 'agent_id')::uuid;
-      elsif given ->> 'user_agent_id' is not null then
-        select u.user_id into scope_user from public.user_agents u where u.id = (given ->> 'user_agent_id')::uuid;
-      elsif scope_user is null then
-        scope_user := coalesce(caller, (select w.owner_user_id from public.workspaces w where w.id = scope_workspace));
-      end if;
-
-      if parent_workspace = scope_workspace
-         or (parent_user = scope_user and coalesce(caller, parent_user) = parent_user) then
-        return new;
-      end if;
-      raise exception '% % belongs to another owner and another workspace', tg_argv[0], given ->> tg_argv[0]
-        using errcode = 'insufficient_privilege',
-              hint = 'Use one in the same workspace, or one of the same owner.';
-    end
-    $$;
+    ${sql.raw(CHECK_OWNED_PARENT)}
 
     -- For a row in the workspace of someone who uses an agent: the agent is of that workspace, or public.
     create function agentd.check_agent_of_workspace() returns trigger

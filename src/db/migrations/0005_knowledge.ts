@@ -4,6 +4,19 @@ import { dropTables, keepUpdatedAt, runSql, vectorSchema } from './run-sql.ts';
 // From files, pages and texts to chunks that can be searched. A media row is a file, a source is what gets chunked, a chunk
 // is the result; a datastore says where vectors live and how they are searched.
 
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const FILL_CHUNK = `
+    create or replace function agentd.fill_chunk() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      select coalesce(new.workspace_id, s.workspace_id), coalesce(new.generation, s.generation)
+        into new.workspace_id, new.generation
+        from public.knowledge_sources s
+       where s.id = new.source_id;
+      return new;
+    end
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createDatastores(db);
   await createMedia(db);
@@ -232,16 +245,7 @@ async function createChunks(db: Kysely<unknown>): Promise<void> {
     create index knowledge_chunks_workspace_id_idx on public.knowledge_chunks (workspace_id);
     create index knowledge_chunks_content_tsv_idx on public.knowledge_chunks using gin (content_tsv);
 
-    create function agentd.fill_chunk() returns trigger
-    language plpgsql security definer set search_path = '' as $$
-    begin
-      select coalesce(new.workspace_id, s.workspace_id), coalesce(new.generation, s.generation)
-        into new.workspace_id, new.generation
-        from public.knowledge_sources s
-       where s.id = new.source_id;
-      return new;
-    end
-    $$;
+    ${sql.raw(FILL_CHUNK)}
 
     create trigger fill_1_chunk
       before insert on public.knowledge_chunks

@@ -149,6 +149,33 @@ export const CANCEL_RUN = `
     $$;`;
 
 /** As above. */
+export const FILL_TASK = `
+    create or replace function agentd.fill_task() returns trigger
+    language plpgsql security definer set search_path = ''
+    as $$
+    begin
+      if new.workspace_id is null then
+        select workspace_id into new.workspace_id from public.agents where id = new.agent_id;
+      end if;
+      if new.user_id is null then
+        new.user_id := coalesce(public.current_user_id(),
+          (select user_id from public.agents where id = new.agent_id));
+      end if;
+      -- A run's answers and logs appear in its user's lists: nobody plants them in a stranger's.
+      if (tg_op = 'INSERT' or new.user_id is distinct from old.user_id)
+         and not agentd.is_service_caller()
+         and not exists (select 1 from public.user_roles r
+                          where r.user_id = new.user_id and r.workspace_id = new.workspace_id) then
+        raise exception using
+          errcode = 'insufficient_privilege',
+          message = format('user %s is no member of the workspace of this task', new.user_id),
+          hint = 'Leave user_id out, or name a member.';
+      end if;
+      return new;
+    end
+    $$;`;
+
+/** As above. */
 export const RESET_NEXT_RUN = `
     create or replace function agentd.reset_next_run() returns trigger
     language plpgsql set search_path = ''
@@ -434,30 +461,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
   await sql`
     -- The workspace, owner and agent that an insert leaves out.
-    create function agentd.fill_task() returns trigger
-    language plpgsql security definer set search_path = ''
-    as $$
-    begin
-      if new.workspace_id is null then
-        select workspace_id into new.workspace_id from public.agents where id = new.agent_id;
-      end if;
-      if new.user_id is null then
-        new.user_id := coalesce(public.current_user_id(),
-          (select user_id from public.agents where id = new.agent_id));
-      end if;
-      -- A run's answers and logs appear in its user's lists: nobody plants them in a stranger's.
-      if (tg_op = 'INSERT' or new.user_id is distinct from old.user_id)
-         and not agentd.is_service_caller()
-         and not exists (select 1 from public.user_roles r
-                          where r.user_id = new.user_id and r.workspace_id = new.workspace_id) then
-        raise exception using
-          errcode = 'insufficient_privilege',
-          message = format('user %s is no member of the workspace of this task', new.user_id),
-          hint = 'Leave user_id out, or name a member.';
-      end if;
-      return new;
-    end
-    $$;
+    ${sql.raw(FILL_TASK)}
     create trigger fill_task before insert or update of user_id on public.agent_tasks
       for each row execute function agentd.fill_task();
     create trigger set_updated_at before update on public.agent_tasks

@@ -6,6 +6,24 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 // usage_events is append-only, one row a fact. What is summed and what is limited are two things: workspace_usage and
 // usage_quarter_hours are written by the roll-up, workspace_usage_counters by consume_usage, which decides.
 
+/** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
+export const INCREMENT_CONVERSATION_COUNT = `
+    create or replace function agentd.increment_conversation_count(p_workspace_id uuid) returns void
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      if not agentd.is_service_caller()
+         and not exists (select 1 from agentd.my_workspace_ids() as mine (id) where mine.id = p_workspace_id) then
+        raise exception 'workspace % does not exist, or you are no member of it', p_workspace_id
+          using errcode = 'insufficient_privilege';
+      end if;
+      update public.workspaces w
+         set settings = w.settings || '{"count_conversations": "calls"}'
+       where w.id = p_workspace_id
+         and w.settings ->> 'count_conversations' is distinct from 'calls';
+      perform agentd.record_usage(p_workspace_id, 'conversation', 1, 'call:' || gen_random_uuid());
+    end
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createPlans(db);
   await createPartitions(db);
@@ -376,21 +394,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
 
     -- A signed-in user counts only in workspaces that he is a member of. The first call turns the workspace to counting calls
     -- instead of rows, so that an application which does both is counted once.
-    create function agentd.increment_conversation_count(p_workspace_id uuid) returns void
-    language plpgsql security definer set search_path = '' as $$
-    begin
-      if not agentd.is_service_caller()
-         and not exists (select 1 from agentd.my_workspace_ids() as mine (id) where mine.id = p_workspace_id) then
-        raise exception 'workspace % does not exist, or you are no member of it', p_workspace_id
-          using errcode = 'insufficient_privilege';
-      end if;
-      update public.workspaces w
-         set settings = w.settings || '{"count_conversations": "calls"}'
-       where w.id = p_workspace_id
-         and w.settings ->> 'count_conversations' is distinct from 'calls';
-      perform agentd.record_usage(p_workspace_id, 'conversation', 1, 'call:' || gen_random_uuid());
-    end
-    $$;
+    ${sql.raw(INCREMENT_CONVERSATION_COUNT)}
 
     create function public.increment_conversation_count(workspace_id uuid) returns void
     language sql security invoker set search_path = '' as $$

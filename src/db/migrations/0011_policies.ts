@@ -1,6 +1,5 @@
 import { type Kysely, sql } from 'kysely';
-import { applyAccess, changeOwner, names, tables } from './access.ts';
-import { publicFunctions } from './access-rules.ts';
+import { applyAccess, changeOwner, names, ourPublicFunction, tables } from './access.ts';
 import { runSql } from './run-sql.ts';
 
 // Row security, grants and ownership of everything that the earlier migrations made.
@@ -24,7 +23,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     do $$
     declare
       t record;
-      p record;
+      made record;
       f regprocedure;
     begin
       for t in
@@ -36,14 +35,14 @@ export async function down(db: Kysely<unknown>): Promise<void> {
                 or (c.relnamespace = 'public'::regnamespace and c.relname = any (${names(tables)})))
       loop
         -- An application may have added policies of its own; they stay.
-        for p in
+        for made in
           select polname
             from pg_catalog.pg_policy
            where polrelid = t.oid
              and (polname = 'agentd_worker_all'
                   or polname = any (array[t.relname || '_select', t.relname || '_insert', t.relname || '_update', t.relname || '_delete']))
         loop
-          execute format('drop policy %I on %s', p.polname, t.name);
+          execute format('drop policy %I on %s', made.polname, t.name);
         end loop;
         if t.relkind in ('r', 'p') then
           execute format('alter table %s disable row level security', t.name);
@@ -55,7 +54,8 @@ export async function down(db: Kysely<unknown>): Promise<void> {
         select x.oid::regprocedure
           from pg_catalog.pg_proc x
          where x.pronamespace = 'agentd'::regnamespace
-            or (x.pronamespace = 'public'::regnamespace and x.proname = any (${names(publicFunctions)}))
+            or (x.pronamespace = 'public'::regnamespace
+                and x.oid in (select p.oid from pg_catalog.pg_proc p where ${ourPublicFunction}))
       loop
         execute format('revoke all on function %s from authenticated, service_role, agentd_worker', f);
         execute format('grant execute on function %s to public', f);
@@ -66,9 +66,22 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     revoke all on all sequences in schema agentd from service_role, agentd_worker;
     revoke all on schema agentd from authenticated, service_role, agentd_worker, agentd_owner;
     -- What other roles need of schemas public and auth is left: on a Supabase project they had it before.
+    -- By itself: a member of the owner passes SELECT on for himself if he may, and all the rest for the owner.
+    revoke select on auth.users from agentd_worker, agentd_owner;
     revoke all on auth.users from agentd_worker, agentd_owner;
     revoke usage on schema auth from agentd_worker, agentd_owner;
     revoke usage, create on schema public from agentd_worker, agentd_owner;
+
+    do $$
+    begin
+      execute (
+        select format('revoke usage on schema %I from agentd_worker, agentd_owner', n.nspname)
+          from pg_catalog.pg_extension e
+          join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+         where e.extname = 'vector'
+      );
+    end
+    $$;
     `,
   );
 }

@@ -103,19 +103,16 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   knowledge_chunks: workspace,
 
   // Conversations
-  chat_rooms: writable(
-    inWorkspace,
-    `owner_user_id = ${me} or ${asManager}`,
-    `(owner_user_id = ${me} and ${inWorkspace}) or ${asManager}`,
-  ),
+  chat_rooms: writable(inWorkspace, `(owner_user_id = ${me} and ${inWorkspace}) or ${asManager}`),
   chat_room_members: writable(
     inWorkspace,
     `room_id in (select r.id from public.chat_rooms r where r.owner_user_id = ${me}) or ${asManager}`,
   ),
   chat_channels: workspace,
-  conversations: writable(`${mine} or ${inWorkspace}`, mine, `${mine} and ${inWorkspace}`),
-  chat_messages: writable(inWorkspace, `sender_user_id = ${me}`, `sender_user_id = ${me} and ${inWorkspace}`),
-  agent_messages: writable(`${mine} or ${inWorkspace}`, mine, `${mine} and ${inWorkspace}`),
+  // Who has left changes nothing of what was said: also not by a statement without a condition, which reads no row.
+  conversations: writable(`${mine} or ${inWorkspace}`, `${mine} and ${inWorkspace}`),
+  chat_messages: writable(inWorkspace, `sender_user_id = ${me} and ${inWorkspace}`),
+  agent_messages: writable(`${mine} or ${inWorkspace}`, `${mine} and ${inWorkspace}`),
   agent_feedback: writable(
     `${mine} or message_id in (select m.id from public.agent_messages m)`,
     mine,
@@ -165,6 +162,9 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   workspace_usage_counters: workspaceReadOnly,
 };
 
+/** Views of schema public: everybody signed in may ask, and each shows him what he may see. */
+export const publicViews: readonly string[] = ['workspace_overview', 'agent_activity'];
+
 /** Columns that a signed-in user may write (where the table's rule allows it) and never read. */
 export const secretColumns: Readonly<Record<string, readonly string[]>> = {
   agents: ['discord_bot_key', 'discord_bot_token_id'],
@@ -211,11 +211,45 @@ export const publicFunctions: readonly string[] = [
   'vault_decrypt',
 ];
 
+/**
+ * Their argument types. An application may have a function of one of these names with other arguments, which is none of ours. A
+ * function that is not listed here counts with any.
+ */
+export const publicArguments: Readonly<Record<string, string>> = {
+  current_user_id: '',
+  get_user_role: 'uuid',
+  has_role: 'uuid, app_role',
+  user_has_workspace_access: 'uuid',
+  save_team_canvas_layout: 'uuid, uuid, jsonb, jsonb, jsonb',
+  create_team_connection: 'uuid, uuid, text, uuid',
+  grant_agent_integration_permission: 'uuid, uuid, text[], text',
+  revoke_agent_integration_permission: 'uuid',
+  get_agent_integration_permissions: 'uuid',
+  create_task_step: 'uuid, integer, text, text',
+  update_task_step: 'uuid, text, text, boolean',
+  delete_task_step: 'uuid',
+  run_task: 'uuid, jsonb',
+  cancel_run: 'uuid',
+  retry_run: 'uuid',
+  decide_tool_call: 'uuid, boolean, text',
+  get_workspace_usage: 'uuid',
+  get_budget_usage: 'uuid',
+  increment_conversation_count: 'uuid',
+  check_usage_limit: 'uuid',
+  create_vault_secret: 'text, text, text',
+  vault_decrypt: 'text',
+};
+
 export const serviceOnlyFunctions: readonly string[] = ['create_vault_secret', 'vault_decrypt'];
 
 /** Functions of schema agentd that policies, invoker functions and invoker triggers call as the signed-in user. */
 export const callableHelpers: readonly string[] = [
   'now',
+  'is_service_caller',
+  'has_own_users',
+  'secret_column',
+  'uuid_of',
+  'conversation_of',
   'my_workspace_ids',
   'my_agent_ids',
   'month_bounds',

@@ -1,7 +1,10 @@
 import { type Kysely, sql } from 'kysely';
+import { documents } from '../compatibility/documents.ts';
 import {
   callableHelpers,
+  publicArguments,
   publicFunctions,
+  publicViews,
   secretColumns,
   serviceOnlyFunctions,
   type TableRule,
@@ -19,10 +22,13 @@ export async function applyAccess(db: Kysely<unknown>): Promise<void> {
   await secureTables(db, made);
   await grantSchemas(db);
   await grantTables(db, made);
+  await grantViews(db);
   await grantFunctions(db);
   await coverWorker(db);
   await handOver(db);
 }
+
+const documentSchemas = documents.map((document) => document.schema);
 
 /** Tables of public that access-rules.ts knows. */
 export const tables = Object.keys(tableRules);
@@ -121,8 +127,12 @@ async function grantSchemas(db: Kysely<unknown>): Promise<void> {
       end;
       begin
         grant usage on schema auth to authenticated, service_role, agentd_worker, agentd_owner;
-        grant select on auth.users to service_role, agentd_worker;
+        grant select on auth.users to agentd_worker;
         grant select, insert, references on auth.users to agentd_owner;
+        -- Who else may read somebody else's table of users is not ours to say.
+        if exists (select 1 from agentd.platform_objects where name = 'auth.users') then
+          grant select on auth.users to service_role;
+        end if;
       exception when insufficient_privilege then
         raise warning 'agentd: % may not grant the use of auth.users', current_user;
       end;
@@ -168,6 +178,27 @@ async function grantTables(db: Kysely<unknown>, made: Rules): Promise<void> {
   await runSql(
     db,
     sql`
+    -- So are sequences; an identity column needs no right on its own.
+    do $$
+    declare
+      sequence regclass;
+    begin
+      for sequence in
+        select d.objid::regclass
+          from pg_catalog.pg_depend d
+          join pg_catalog.pg_class s on s.oid = d.objid and s.relkind = 'S'
+          join pg_catalog.pg_class c on c.oid = d.refobjid
+         where d.classid = 'pg_class'::regclass
+           and d.refclassid = 'pg_class'::regclass
+           and d.deptype in ('a', 'i')
+           and c.relnamespace = 'public'::regnamespace
+           and c.relname = any (${names(tables)})
+      loop
+        execute format('revoke all on sequence %s from public, anon, authenticated', sequence);
+      end loop;
+    end
+    $$;
+
     do $$
     declare
       private_table record;
@@ -192,9 +223,32 @@ async function grantTables(db: Kysely<unknown>, made: Rules): Promise<void> {
   );
 }
 
+async function grantViews(db: Kysely<unknown>): Promise<void> {
+  const found = await sql<{ name: string }>`
+    select c.relname as name from pg_catalog.pg_class c
+     where c.relnamespace = 'public'::regnamespace and c.relkind = 'v' and c.relname = any (${names(publicViews)})`.execute(
+    db,
+  );
+  const statements = found.rows.flatMap(({ name }) => [
+    `revoke all on public.${name} from public, anon, authenticated;`,
+    `grant select on public.${name} to authenticated, service_role, agentd_worker;`,
+  ]);
+  await runSql(db, sql.raw(statements.join('\n')));
+}
+
 /** An SQL array of names. */
-export const names = (list: readonly string[]) =>
-  sql.raw(`array[${list.map((name) => `'${name}'`).join(', ')}]`);
+export const names = (list: readonly string[]) => sql.raw(`array[${quotedList(list)}]`);
+
+function quotedList(list: readonly string[]): string {
+  return list.map((name) => `'${name}'`).join(', ');
+}
+
+/** Whether the function `p` of schema public is one of ours, and not an application's of the same name with other arguments. */
+export const ourPublicFunction = sql.raw(`(
+  p.proname = any (array[${quotedList(publicFunctions.filter((name) => publicArguments[name] === undefined))}]::text[])
+  or p.proname || '(' || replace(pg_catalog.oidvectortypes(p.proargtypes), 'public.', '') || ')'
+     = any (array[${quotedList(Object.entries(publicArguments).map(([name, types]) => `${name}(${types})`))}])
+)`);
 
 async function grantFunctions(db: Kysely<unknown>): Promise<void> {
   await runSql(
@@ -211,7 +265,7 @@ async function grantFunctions(db: Kysely<unknown>): Promise<void> {
           from pg_catalog.pg_proc p
          where p.pronamespace = 'agentd'::regnamespace
             or (p.pronamespace = 'public'::regnamespace
-                and p.proname = any (${names(publicFunctions)})
+                and ${ourPublicFunction}
                 and not exists (
                   select 1 from pg_catalog.pg_depend d
                    where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
@@ -261,17 +315,42 @@ async function coverWorker(db: Kysely<unknown>): Promise<void> {
   );
 }
 
+/** Whether the migrating role may act as agentd_owner; to be a member is not enough from PostgreSQL 16. */
+const actsAsOwner = `pg_catalog.pg_has_role(
+  current_user, 'agentd_owner', case when current_setting('server_version_num')::int >= 160000 then 'SET' else 'MEMBER' end)`;
+
 /**
- * Gives everything to agentd_owner, as whom definer functions then run. Left as it is where the migrating role is no member of
- * agentd_owner, or where that role could not be given the use of auth.users: its functions would fail.
+ * Whether definer functions could do their work as agentd_owner. On a Supabase project they could not: nobody but Supabase can
+ * give that role the use of auth.users, whose row security would hide every user from it.
+ */
+const ownerCanWork = `
+  pg_catalog.has_schema_privilege('agentd_owner', 'public', 'CREATE')
+  and pg_catalog.has_schema_privilege('agentd_owner', 'auth', 'USAGE')
+  and pg_catalog.has_table_privilege('agentd_owner', 'auth.users', 'SELECT')
+  and pg_catalog.has_table_privilege('agentd_owner', 'auth.users', 'INSERT')
+  and not exists (
+    select 1
+      from pg_catalog.pg_class c, pg_catalog.pg_roles r
+     where c.oid = 'auth.users'::regclass
+       and c.relrowsecurity
+       and r.rolname = 'agentd_owner'
+       and not (r.rolsuper or r.rolbypassrls)
+  )`;
+
+/**
+ * Gives everything to agentd_owner, as whom definer functions then run. Where that role could not do their work, or the migrating
+ * role may not act as it, everything stays with the migrating role, or goes back to it.
  */
 async function handOver(db: Kysely<unknown>): Promise<void> {
+  await changeOwner(db, 'agentd_owner', `${actsAsOwner} and ${ownerCanWork}`);
   await changeOwner(
     db,
-    'agentd_owner',
-    `pg_catalog.pg_has_role(current_user, 'agentd_owner', 'MEMBER')
-     and pg_catalog.has_table_privilege('agentd_owner', 'auth.users', 'SELECT, INSERT')
-     and pg_catalog.has_schema_privilege('agentd_owner', 'public', 'CREATE')`,
+    'current_user',
+    `${actsAsOwner} and not (${ownerCanWork})
+     and exists (
+       select 1 from pg_catalog.pg_class c
+        where c.oid = 'public.workspaces'::regclass and c.relowner = 'agentd_owner'::regrole
+     )`,
   );
 }
 
@@ -285,7 +364,6 @@ export async function changeOwner(db: Kysely<unknown>, owner: string, condition:
       statement text;
     begin
       if not (${sql.raw(condition)}) then
-        raise notice 'agentd: objects stay with %', current_user;
         return;
       end if;
       for statement in
@@ -295,12 +373,14 @@ export async function changeOwner(db: Kysely<unknown>, owner: string, condition:
           from pg_catalog.pg_class c
          where c.relkind in ('r', 'p', 'v', 'm')
            and (   (c.relnamespace = 'agentd'::regnamespace and c.relname not in ('migrations', 'migration_lock'))
-                or (c.relnamespace = 'public'::regnamespace and c.relname = any (${names(tables)})))
+                or (c.relnamespace = 'public'::regnamespace and c.relname = any (${names([...tables, ...publicViews])}))
+                or c.relnamespace::regnamespace::text = any (${names(documentSchemas)}))
         union all
         select format('alter function %s owner to %s', p.oid::regprocedure, ${sql.lit(owner)})
           from pg_catalog.pg_proc p
          where (   p.pronamespace = 'agentd'::regnamespace
-                or (p.pronamespace = 'public'::regnamespace and p.proname = any (${names(publicFunctions)})))
+                or (p.pronamespace = 'public'::regnamespace and ${ourPublicFunction})
+                or p.pronamespace::regnamespace::text = any (${names(documentSchemas)}))
            and not exists (
              select 1 from pg_catalog.pg_depend d
               where d.classid = 'pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
