@@ -20,8 +20,10 @@ const names = [
   'takeover',
   'rate-limit',
   'embed-rate',
+  'extract',
   'memory',
   'rls',
+  'retrieval',
   'soak',
 ];
 /** Only when named: it takes an hour. */

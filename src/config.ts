@@ -5,7 +5,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { z } from 'zod';
 
 /** How pg-boss treats a queue's jobs and how many of them this process works at once. */
@@ -67,6 +67,13 @@ export type Config = {
     readonly ENCRYPTION_KEYS?: string | undefined;
   };
   readonly storageUrl: string;
+  /** As given; providers/object-storage.ts signs with them. */
+  readonly storageKeys: {
+    readonly AWS_ACCESS_KEY_ID?: string | undefined;
+    readonly AWS_SECRET_ACCESS_KEY?: string | undefined;
+    readonly AWS_SESSION_TOKEN?: string | undefined;
+    readonly AWS_REGION?: string | undefined;
+  };
   readonly queues: Readonly<Record<string, QueueConfig>>;
   readonly http: { readonly host: string; readonly port: number };
   readonly allowedPrivateHosts: readonly string[];
@@ -187,7 +194,13 @@ export function loadConfig(env: Env = process.env): Config {
       ENCRYPTION_KEY: text('ENCRYPTION_KEY') ?? undefined,
       ENCRYPTION_KEYS: text('ENCRYPTION_KEYS') ?? undefined,
     },
-    storageUrl: url('AGENTD_STORAGE_URL', ['file:', 's3:']) ?? `file://${join(dataDir, 'storage')}`,
+    storageUrl: url('AGENTD_STORAGE_URL', ['file:', 's3:']) ?? pathToFileURL(join(dataDir, 'storage')).href,
+    storageKeys: {
+      AWS_ACCESS_KEY_ID: text('AWS_ACCESS_KEY_ID') ?? undefined,
+      AWS_SECRET_ACCESS_KEY: text('AWS_SECRET_ACCESS_KEY') ?? undefined,
+      AWS_SESSION_TOKEN: text('AWS_SESSION_TOKEN') ?? undefined,
+      AWS_REGION: text('AWS_REGION') ?? undefined,
+    },
     queues,
     http: {
       host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',

@@ -30,9 +30,8 @@ import {
   writeCheckpoints,
 } from './db/runs.ts';
 import { saveWorker, type WorkerRow } from './db/workers.ts';
-import { taskRunJob } from './jobs/index.ts';
+import { type DocumentParts, openDocumentParts, taskRunJob } from './jobs/index.ts';
 import type { ModelDeps } from './pipelines/agent/credentials.ts';
-import { Leases } from './queue/leases.ts';
 import { RateLimiter } from './pipelines/agent/rate-limiter.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
 import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
@@ -40,6 +39,7 @@ import { loadModelCatalog } from './providers/model-catalog.ts';
 import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
 import { Batcher } from './queue/batcher.ts';
 import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
+import { Leases } from './queue/leases.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
 import { dashboards } from './services/dashboards.ts';
 import { heartbeat } from './services/heartbeat.ts';
@@ -139,6 +139,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   let boss: PgBoss | null = null;
   let probes: Probes | null = null;
   let tracing: Tracing | null = null;
+  let documents: DocumentParts | null = null;
   try {
     await requireUsableServer(db);
     if (!db.embedded) await requireSessions(db.url, log);
@@ -240,7 +241,25 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onOutcome: (outcome, spans) => metrics.traces.spans(outcome, spans),
     });
     tracing = traces;
+    const limiter = new RateLimiter({
+      clock,
+      log,
+      takePlace: (asked) => places.add(asked),
+      learn: (learnt) => learnLimit(db, learnt),
+    });
+    documents = openDocumentParts({
+      config,
+      db,
+      clock,
+      log,
+      secrets,
+      limiter,
+      workerId,
+      leaseSeconds,
+      onRetry: retried('document'),
+    });
     const jobs = [
+      documents.job,
       taskRunJob({
         db: patient,
         clock,
@@ -255,12 +274,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         admit: () => admitArrivals(db),
         writeCheckpoint: (checkpoint) => checkpoints.add(checkpoint),
         reserveBudget: (request) => reservations.add(request),
-        limiter: new RateLimiter({
-          clock,
-          log,
-          takePlace: (asked) => places.add(asked),
-          learn: (learnt) => learnLimit(db, learnt),
-        }),
+        limiter,
         ...(traces ? { observe: (run) => traces.run(run) } : {}),
         models: {
           catalog,
@@ -322,6 +336,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         schedule.wake();
         alive.wake();
         leases.renewNow();
+        documents?.leases.renewNow();
       },
     });
 
@@ -331,6 +346,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     await time.read(() => saveWorker(db, row()));
     if (!db.embedded) await listener.start();
     leases.start();
+    documents.leases.start();
     for (const service of [schedule, repair, alive, lost, figures]) service.start();
     for (const consumer of consumers) consumer.start();
     log.info(
@@ -371,6 +387,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       await Promise.race([drain().catch(failed), giveUp.promise]);
       patience.cancel();
       leases.stop();
+      documents?.leases.stop();
       const closing = Promise.withResolvers<void>();
       const last = clock.after(ABORT_GRACE_MS, closing.resolve);
       await Promise.race([
@@ -378,6 +395,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           listener.stop(),
           probes?.close(),
           tracing?.stop(),
+          documents?.close(),
           reads.close(),
           connection.close(),
         ]).catch(failed),
@@ -401,6 +419,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   } catch (error) {
     await probes?.close();
     await tracing?.stop();
+    await documents?.close().catch(() => {});
     await boss?.stop({ graceful: false }).catch(() => {});
     await reads.close().catch(() => {});
     await connection.close().catch(() => {});

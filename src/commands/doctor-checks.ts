@@ -122,7 +122,12 @@ export function configInForce(config: Config): Readonly<Record<string, string>> 
     'ENCRYPTION_KEYS, ENCRYPTION_KEY': secret(
       config.encryption.ENCRYPTION_KEYS ?? config.encryption.ENCRYPTION_KEY ?? null,
     ),
-    AGENTD_STORAGE_URL: maskText(config.storageUrl),
+    AGENTD_STORAGE_URL: maskText(maskedUrl(config.storageUrl)),
+    'AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY': secret(
+      config.storageKeys.AWS_ACCESS_KEY_ID && config.storageKeys.AWS_SECRET_ACCESS_KEY ? 'both' : null,
+    ),
+    AWS_SESSION_TOKEN: secret(config.storageKeys.AWS_SESSION_TOKEN ?? null),
+    AWS_REGION: config.storageKeys.AWS_REGION ?? 'none',
     AGENTD_QUEUES: Object.entries(config.queues)
       .map(([name, queue]) => `${name}=${queue.concurrency}`)
       .join(','),

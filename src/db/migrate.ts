@@ -31,6 +31,7 @@ import * as m0018 from './migrations/0018_profiles.ts';
 import * as m0019 from './migrations/0019_isolation.ts';
 import * as m0020 from './migrations/0020_platforms.ts';
 import * as m0021 from './migrations/0021_ingestion.ts';
+import * as m0022 from './migrations/0022_retrieval.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -54,6 +55,7 @@ const migrations: Record<string, Migration> = {
   '0019_isolation': m0019,
   '0020_platforms': m0020,
   '0021_ingestion': m0021,
+  '0022_retrieval': m0022,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -772,6 +772,10 @@ export interface KnowledgeChunks {
   content_tsv: Generated<string | null>;
   created_at: Generated<Timestamp>;
   embedding: string | null;
+  /**
+   * The sign of each dimension of the embedding, by which a search sorts out what it need not compare.
+   */
+  embedding_bits: Generated<string | null>;
   embedding_key: Buffer | null;
   embedding_model: string | null;
   generation: number;

@@ -1,6 +1,7 @@
 /** Queue document-ingest: reads one source into searchable chunks. */
 import { z } from 'zod';
 import { admitDocuments, claimDocument, documentHeldFor } from '../db/documents.ts';
+import { wakeQueue } from '../db/jobs.ts';
 import { type IngestDeps, ingestDocument } from '../pipelines/ingest/ingest.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
@@ -41,6 +42,9 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
         );
         log.info({ event: 'document_ingested', source_id, outcome }, `a document is ${outcome.kind}`);
         if (outcome.kind === 'released') throw new JobAborted('drain');
+        // a place of its workspace is free: who waits there need not wait for the next look
+        if ((await admitDocuments(deps.db, deps.concurrency * 4)) > 0)
+          await wakeQueue(deps.db, 'document-ingest');
       } finally {
         deps.leases.release(document.id, document.lease_epoch);
       }

@@ -76,6 +76,8 @@ export function discard(body: Readable): void {
 export async function drain(body: Dispatcher.ResponseData['body'], signal: AbortSignal): Promise<void> {
   const soon = AbortSignal.any([signal, AbortSignal.timeout(DRAIN_MS)]);
   await body.dump({ limit: DRAIN_BYTES, signal: soon }).catch(() => {});
+  // The body has ended, but the client learns a moment later that its connection is free.
+  await new Promise((resolve) => setImmediate(resolve));
 }
 
 async function keep(source: AsyncIterable<Buffer>, kept: Slabs): Promise<void> {

@@ -16,6 +16,7 @@ export type EmbeddingErrorDetails = {
   readonly transient?: boolean;
   readonly retryAfterMs?: number | null;
   readonly mayBeOneText?: boolean;
+  readonly isTooLong?: boolean;
   readonly isOverloaded?: boolean;
   readonly limits?: ProviderLimits | null;
   readonly usage?: EmbeddingUsage | null;
@@ -25,6 +26,8 @@ export type EmbeddingErrorDetails = {
 export class EmbeddingError extends DocumentError {
   /** One text, or how many there are, may be the reason: the same texts in smaller requests may pass. */
   readonly mayBeOneText: boolean;
+  /** The provider counts too many tokens, of one text or of all together. */
+  readonly isTooLong: boolean;
   /** The provider has more to do than it can: fewer requests at once would help. */
   readonly isOverloaded: boolean;
   /** What the provider said about its rate limits; null when it said nothing. */
@@ -37,6 +40,7 @@ export class EmbeddingError extends DocumentError {
       retryAfterMs: details.retryAfterMs ?? null,
     });
     this.mayBeOneText = details.mayBeOneText ?? false;
+    this.isTooLong = details.isTooLong ?? false;
     this.isOverloaded = details.isOverloaded ?? false;
     this.limits = details.limits ?? null;
     this.usage = details.usage ?? null;
@@ -75,7 +79,7 @@ export function embeddingError(error: ProviderError, model: string): EmbeddingEr
       return new EmbeddingError(
         'embedding_refused',
         because(`Use smaller chunks, or an embedding model that takes longer texts than ${model}.`),
-        { mayBeOneText: true, limits },
+        { mayBeOneText: true, isTooLong: true, limits },
       );
     case 'permanent':
       return refused(error, because, model);

@@ -63,9 +63,12 @@ export function guardedConnector(
  *
  * Not the system's for the latter: `getaddrinfo` occupies one of the process's few file and name threads for as long as
  * a tenant's name server likes to be silent.
+ *
+ * @param servers name servers as `address:port`, instead of the system's
  */
-export function publicResolver(allowed: AllowedHosts): Resolve {
+export function publicResolver(allowed: AllowedHosts, servers: readonly string[] | null = null): Resolve {
   const dns = new Resolver({ timeout: 3000, tries: 2 });
+  if (servers !== null) dns.setServers(servers);
   return async (host) => {
     if (isNamed(allowed, host)) return (await lookup(host, { all: true })).map(({ address }) => address);
     const answers = await Promise.allSettled([dns.resolve4(host), dns.resolve6(host)]);

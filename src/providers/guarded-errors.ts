@@ -17,7 +17,7 @@ const BAD_HTTP = /^(?:HPE_|UND_ERR_HEADERS_OVERFLOW|UND_ERR_RES_EXCEEDED)/;
 export function transportError(error: unknown, url: URL): unknown {
   const found = find(error, (each) => each instanceof DocumentError);
   if (found instanceof DocumentError) return found;
-  const code = codeOf(error);
+  const code = (error as { name?: unknown } | null)?.name === 'HTTPParserError' ? 'HPE_' : codeOf(error);
   if (code === '' || code === 'UND_ERR_INVALID_ARG') return error;
   const where = originOf(url);
   if (TIMED_OUT.test(code)) {

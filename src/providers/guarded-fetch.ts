@@ -93,7 +93,6 @@ export function openGuardedClient(options: GuardedClientOptions): GuardedClient 
     bodyTimeout: times.stallMs,
     keepAliveTimeout: 4000,
     keepAliveMaxTimeout: 10_000,
-    pipelining: 0,
   });
 
   type Answer = { readonly url: URL; readonly response: Dispatcher.ResponseData };

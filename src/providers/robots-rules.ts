@@ -13,7 +13,8 @@ export const MAX_ROBOTS_BYTES = 500 * 1024;
  */
 const MAX_RULE_CHARACTERS = 2048;
 const MAX_KEPT_CHARACTERS = 100_000;
-const MAX_WILDCARD_CHARACTERS = 10_000;
+const MAX_RULES = 1000;
+const MAX_WILDCARD_CHARACTERS = 5000;
 
 // The package is CommonJS behind a declaration for a default export.
 const robotsParser = robotsModule as unknown as (
@@ -28,7 +29,7 @@ export function ourRules(text: string): string {
   let isAll = false;
   let hasOurs = false;
   let inAgents = false;
-  for (const line of text.replace(/^\uFEFF/, '').split(/\r\n|\r|\n/)) {
+  for (const [line] of text.replace(/^\uFEFF/, '').matchAll(/[^\r\n]+/g)) {
     const [, field = '', value = ''] =
       /^\s*([A-Za-z-]+)\s*:([^#]*)/.exec(line.slice(0, MAX_RULE_CHARACTERS)) ?? [];
     const name = field.toLowerCase();
@@ -62,9 +63,9 @@ function bounded(rules: readonly string[]): string {
   const kept: string[] = [];
   let left = MAX_KEPT_CHARACTERS;
   let wildcardsLeft = MAX_WILDCARD_CHARACTERS;
-  for (const rule of rules) {
+  for (const rule of new Set(rules)) {
     left -= rule.length + 1;
-    if (left < 0) break;
+    if (left < 0 || kept.length === MAX_RULES) break;
     if (rule.includes('*')) {
       wildcardsLeft -= rule.length;
       if (wildcardsLeft < 0) continue;

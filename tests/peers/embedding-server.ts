@@ -7,7 +7,10 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import type { AddressInfo } from 'node:net';
 import { loadEmbeddingCatalog } from '../../src/providers/embedding-models.ts';
 import { type EmbeddingBody, embeddingRequestFault, tokensOf } from './embedding-rules.ts';
+import { type EmbeddingItem, embeddingItem } from './embedding-vectors.ts';
 import { EnforcedLimits, type RateLimits } from './rate-limits.ts';
+
+export { vectorOf } from './embedding-vectors.ts';
 
 /** One answer. Without any field: the right one. */
 export type ScriptedEmbedding = {
@@ -31,8 +34,6 @@ export type ScriptedEmbedding = {
   /** Cut the connection without an answer. */
   drop?: boolean;
 };
-
-export type EmbeddingItem = { object: 'embedding'; index: number; embedding: string | (number | null)[] };
 
 export type EmbeddingRequest = {
   /** The bearer token, or null. */
@@ -84,21 +85,6 @@ export type EmbeddingServerOptions = {
   /** Forget requests and texts: for measurements of many. */
   readonly forgets?: boolean;
 };
-
-/** The vector that the server makes of a text: of unit length, the same for the same text. */
-export function vectorOf(text: string, dimensions: number): number[] {
-  let state = 0x811c9dc5;
-  for (let i = 0; i < text.length; i++) state = Math.imul(state ^ text.charCodeAt(i), 0x01000193) >>> 0;
-  let sum = 0;
-  const numbers = Array.from({ length: dimensions }, () => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    const number = state / 2 ** 31 - 1;
-    sum += number * number;
-    return number;
-  });
-  const length = Math.sqrt(sum);
-  return numbers.map((number) => Math.fround(number / length));
-}
 
 export async function startEmbeddingServer(options: EmbeddingServerOptions = {}): Promise<EmbeddingServer> {
   const keys = options.apiKeys ?? ['sk-test-8Zk2mQx7Vb4Lr9TcN1wY'];
@@ -219,13 +205,9 @@ export async function startEmbeddingServer(options: EmbeddingServerOptions = {})
     const size =
       script.dimensions ?? dimensions ?? catalog.model(model)?.dimensions ?? options.models?.[model] ?? 8;
     const isBase64 = format === 'base64' && options.base64 !== 'ignored';
-    const items = request.texts.map((text, index): EmbeddingItem => {
-      const made = vectorOf(text, size);
-      const numbers = script.vector?.(text, made) ?? made;
-      const bytes = (): string =>
-        Buffer.from(Float32Array.from(numbers, (number) => number ?? Number.NaN).buffer).toString('base64');
-      return { object: 'embedding', index, embedding: isBase64 ? bytes() : numbers };
-    });
+    const items = request.texts.map((text, index) =>
+      embeddingItem(text, index, size, isBase64, script.vector),
+    );
     return JSON.stringify({
       object: 'list',
       data: script.data ? script.data(items) : items,

@@ -88,7 +88,7 @@ test('a name whose answer holds one private address is refused, wherever among p
       await using web = client({ resolve: async () => answer });
       const error = await failure(web.fetch('http://docs.example.com/', { signal: live() }));
       expect([answer, error.code]).toEqual([answer, 'blocked_address']);
-      expect(error.message).not.toContain(address === '::' ? 'nothing' : address);
+      expect(error.message).not.toContain(address);
     }
   }
 });

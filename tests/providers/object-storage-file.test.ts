@@ -14,6 +14,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { configInForce } from '../../src/commands/doctor-checks.ts';
+import { loadConfig } from '../../src/config.ts';
 import { DocumentError } from '../../src/providers/document-error.ts';
 import { type ObjectStorage, openStorage } from '../../src/providers/object-storage.ts';
 
@@ -240,6 +242,34 @@ test('an abort leaves nothing behind', async () => {
   await expect(storage.read(BUCKET, 'a', options)).rejects.toBe(why);
   expect(await storage.exists(BUCKET, 'a', { signal: live() })).toBe(false);
   expect(readdirSync(join(root, '.incoming'))).toEqual([]);
+});
+
+test('the default storage is below the data directory, whatever its name', async () => {
+  const config = loadConfig({ AGENTD_DATA_DIR: join(above, 'data?#%41 ü') });
+  const own = openStorage(config.storageUrl, config.storageKeys);
+  await own.write(BUCKET, 'a', Buffer.from('x'), { contentType: null, signal: live() });
+  expect(readFileSync(join(above, 'data?#%41 ü', 'storage', BUCKET, 'a'), 'utf8')).toBe('x');
+});
+
+test('the keys of the storage are configured, and never shown', () => {
+  const env = {
+    AWS_ACCESS_KEY_ID: 'id-hunter2',
+    AWS_SECRET_ACCESS_KEY: 'hunter2',
+    AWS_SESSION_TOKEN: 'hunter2',
+    AWS_REGION: 'eu-1',
+  };
+  const config = loadConfig({ ...env, AGENTD_STORAGE_URL: 's3://u:hunter2@h' });
+  expect(config.storageKeys).toEqual(env);
+  const shown = configInForce(config);
+  expect(shown).toMatchObject({
+    'AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY': 'set',
+    AWS_SESSION_TOKEN: 'set',
+    AWS_REGION: 'eu-1',
+  });
+  expect(JSON.stringify(shown)).not.toContain('hunter2');
+  expect(configInForce(loadConfig({ AWS_ACCESS_KEY_ID: 'a' }))).toMatchObject({
+    'AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY': 'not set',
+  });
 });
 
 /** A mount of its own needs Linux and leave to make namespaces. */

@@ -409,11 +409,19 @@ test('a silent storage and one that stalls in the middle end by time, an abort a
   );
   await withStorage(
     async (storage, server) => {
-      for (let n = 0; n < 4; n++) server.faults.push({ kind: 'silent' });
-      const error = await failure(storage.exists('media-library', 'a', { signal: live() }));
-      expect(error).toMatchObject({ code: 'timeout', isTransient: true });
+      server.buckets
+        .get('media-library')
+        ?.set('a', { bytes: Buffer.alloc(300_000), contentType: 'text/plain' });
+      for (let n = 0; n < 8; n++) server.faults.push({ kind: n < 4 ? 'silent' : 'slow' });
+      for (const work of [
+        () => storage.exists('media-library', 'a', { signal: live() }),
+        () => storage.read('media-library', 'a', { maxBytes: MAX, signal: live() }),
+      ]) {
+        expect(await failure(work())).toMatchObject({ code: 'timeout', isTransient: true });
+      }
+      expect(server.faults).toEqual([]);
     },
-    { timeouts: { totalMs: 50 } },
+    { timeouts: { totalMs: 200 } },
   );
   await withStorage(async (storage, server) => {
     server.faults.push({ kind: 'silent' });

@@ -81,7 +81,10 @@ describe('a workspace', () => {
     expect(made).toMatchObject({ user_id: guestId, workspace_id: workspace, role: 'VIEWER' });
     expect(await owner.count(`update user_roles set role = 'MANAGER' where id = $1`, [made.id])).toBe(1);
     expect(await guest.value('select get_user_role($1)', [workspace])).toBe('MANAGER');
-    const moved = await owner.refused('update user_roles set user_id = $2 where id = $1', [made.id, viewerId]);
+    const moved = await owner.refused('update user_roles set user_id = $2 where id = $1', [
+      made.id,
+      viewerId,
+    ]);
     expect(moved).toMatchObject({
       message: 'the user and the workspace of a role cannot be changed',
       hint: 'Delete the role and insert another.',

@@ -24,9 +24,12 @@ function withoutTables(definition: string): string {
   );
 }
 
-/** Columns of auth.users that are text here are varchar on a Supabase project, and cast in a view of them. */
+/** Columns of auth.users that are text here are varchar on a Supabase project: in a view of them cast, and named again. */
 function withoutTextCasts(definition: string): string {
-  return definition.replaceAll(/::(?:text|character varying)(?:\(\d+\))?/g, '').replaceAll(/[() ]/g, '');
+  return definition
+    .replaceAll(/ AS ["a-z_0-9]+/g, '')
+    .replaceAll(/::(?:text|character varying)(?:\(\d+\))?/g, '')
+    .replaceAll(/[() ]/g, '');
 }
 
 /** Whether two texts of one kind mean the same on servers of any version, wherever pgvector is. */

@@ -5,6 +5,20 @@ import { applyAccess } from './access.ts';
 import { changed } from './run-sql.ts';
 import { ADMIT, ENTER, isArrival, isFree, isSerial, LOOKS, NEXT_RUNS } from './waiting-room.ts';
 
+/** Queues with those who wait for a place, until documents wait as well (0021). */
+export const WAITING_HEALTH = `
+    create or replace view agentd.queue_health as
+      select d.queue, d.ready, d.delayed, d.active, d.dead,
+             extract(epoch from agentd.now() - d.oldest_ready_at)::double precision as oldest_ready_seconds,
+             case when d.queue = 'task-run' then agentd.count_waiting() else 0 end as waiting_room,
+             (select count(*) from agentd.workers w
+               where w.queues ? d.queue and w.state = 'running'
+                 and w.last_seen_at > agentd.now() - interval '30 seconds') as workers,
+             exists (select 1 from agentd.queue_controls c
+                      where c.queue = d.queue and c.workspace_id is null) as paused
+        from agentd.queue_depths() d;
+`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await sql`
     -- The waiting room in two: whoever must wait for earlier runs of its task is no candidate, however many of them there are.
@@ -95,16 +109,7 @@ async function watching(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    create or replace view agentd.queue_health as
-      select d.queue, d.ready, d.delayed, d.active, d.dead,
-             extract(epoch from agentd.now() - d.oldest_ready_at)::double precision as oldest_ready_seconds,
-             case when d.queue = 'task-run' then agentd.count_waiting() else 0 end as waiting_room,
-             (select count(*) from agentd.workers w
-               where w.queues ? d.queue and w.state = 'running'
-                 and w.last_seen_at > agentd.now() - interval '30 seconds') as workers,
-             exists (select 1 from agentd.queue_controls c
-                      where c.queue = d.queue and c.workspace_id is null) as paused
-        from agentd.queue_depths() d;
+    ${sql.raw(WAITING_HEALTH)}
 
     create or replace view agentd.stuck_work as
       select 'run' as kind, r.id, r.workspace_id, 'lease_lapsed' as problem, r.lease_expires_at as since

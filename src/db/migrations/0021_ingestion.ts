@@ -7,9 +7,10 @@
  * every claim a new epoch (`lease_epoch`): an attempt under an older one changes nothing.
  */
 import { type Kysely, sql } from 'kysely';
+import { WAITING_HEALTH } from './0012_waiting_room.ts';
 import { applyAccess } from './access.ts';
 import { insertJobs } from './insert-jobs.ts';
-import { runSql } from './run-sql.ts';
+import { changed, runSql } from './run-sql.ts';
 
 /** Workspaces that one look lets documents of in at most. */
 const WORKSPACES = 200;
@@ -19,11 +20,21 @@ const waiting = (row: string): string =>
   `((${row}.processing_status = 'uploaded' and ${row}.job_id is null) is true)`;
 const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
 
+const DOCUMENT_HEALTH = changed(
+  WAITING_HEALTH,
+  'agentd.count_waiting() else 0 end',
+  `agentd.count_waiting()
+                  when d.queue = 'document-ingest' then (
+                    select count(*) from public.knowledge_sources k where ${waiting('k')})
+                  else 0 end`,
+);
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addColumns(db);
   await requestIngestion(db);
   await followMedia(db);
   await admitDocuments(db);
+  await runSql(db, sql.raw(DOCUMENT_HEALTH));
   await applyAccess(db);
 }
 
@@ -149,6 +160,23 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
+    -- The worker's keys read everything in the storage, so whoever is signed in may name only files below a folder of his own or his
+    -- workspace's; what the platform writes is believed.
+    create function agentd.guard_storage_path() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      if agentd.is_service_caller()
+         or split_part(new.storage_path, '/', 1) in (new.user_id::text, new.workspace_id::text) then
+        return new;
+      end if;
+      raise exception 'storage_path must begin with the folder of its user (%/) or of its workspace (%/)', new.user_id, new.workspace_id
+        using errcode = 'insufficient_privilege',
+              hint = 'Upload to such a folder, or let the application''s backend write the row.';
+    end
+    $$;
+    create trigger zz_guard_storage_path before insert or update of storage_path, bucket, user_id, workspace_id on public.media_library
+      for each row when (new.storage_path is not null) execute function agentd.guard_storage_path();
+
     -- A media row is a file, a source is what gets chunked. A file that can be read has a source, and is what becomes of that.
     create function agentd.follow_media() returns trigger
     language plpgsql security definer set search_path = '' as $$
@@ -325,10 +353,12 @@ export async function down(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
+    ${sql.raw(WAITING_HEALTH)}
     drop function agentd.admit_documents(integer);
     drop function agentd.document_room(uuid);
     drop trigger mirror_source on public.knowledge_sources;
     drop trigger replace_automatic_source on public.knowledge_sources;
+    drop trigger zz_guard_storage_path on public.media_library;
     drop trigger follow_media_update on public.media_library;
     drop trigger follow_media_insert on public.media_library;
     drop trigger wake_ingestion_update on public.knowledge_sources;
@@ -337,6 +367,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.mirror_source();
     drop function agentd.replace_automatic_source();
     drop function agentd.follow_media();
+    drop function agentd.guard_storage_path();
     drop function agentd.wake_ingestion();
     drop function agentd.request_ingestion();
 

@@ -207,6 +207,7 @@ export const publicFunctions: readonly string[] = [
   'get_budget_usage',
   'increment_conversation_count',
   'check_usage_limit',
+  'match_knowledge_chunks',
   'create_vault_secret',
   'vault_decrypt',
 ];
@@ -236,6 +237,7 @@ export const publicArguments: Readonly<Record<string, string>> = {
   get_budget_usage: 'uuid',
   increment_conversation_count: 'uuid',
   check_usage_limit: 'uuid',
+  match_knowledge_chunks: 'vector, integer, double precision, uuid, uuid, text, text, uuid[]',
   create_vault_secret: 'text, text, text',
   vault_decrypt: 'text',
 };
@@ -261,4 +263,5 @@ export const callableHelpers: readonly string[] = [
   'cancel_run',
   'retry_run',
   'decide_tool_call',
+  'vector_index_name',
 ];

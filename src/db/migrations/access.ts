@@ -246,7 +246,7 @@ function quotedList(list: readonly string[]): string {
 /** Whether the function `p` of schema public is one of ours, and not an application's of the same name with other arguments. */
 export const ourPublicFunction = sql.raw(`(
   p.proname = any (array[${quotedList(publicFunctions.filter((name) => publicArguments[name] === undefined))}]::text[])
-  or p.proname || '(' || replace(pg_catalog.oidvectortypes(p.proargtypes), 'public.', '') || ')'
+  or p.proname || '(' || regexp_replace(replace(pg_catalog.oidvectortypes(p.proargtypes), 'public.', ''), '[^ ]+\\.vector\\M', 'vector') || ')'
      = any (array[${quotedList(Object.entries(publicArguments).map(([name, types]) => `${name}(${types})`))}])
 )`);
 

@@ -40,7 +40,7 @@ export function chunkDocument(document: ExtractedDocument, options: ChunkOptions
   if (!(maxTokens >= MIN_CHUNK_TOKENS))
     throw new RangeError(`maxTokens must be at least ${MIN_CHUNK_TOKENS}.`);
   if (!(overlapTokens >= 0)) throw new RangeError('overlapTokens must not be negative.');
-  const index = new TokenIndex(document.text);
+  const index = new TokenIndex(document.text, Math.max(4, maxTokens >> 2));
   const prefixes = new Prefixes(maxTokens);
   const segments = segmentsOf(document, index, prefixes, maxTokens);
   return new Packer(document, index, prefixes, segments, {
@@ -140,7 +140,10 @@ class Packer {
 
   #prefix(start: number, end: number) {
     const segments = this.#segments;
-    const section = commonSection(segments.section(start), segments.section(end - 1));
+    // Headings at its beginning are above what follows them, and not only above themselves.
+    let first = start;
+    while (first < end - 1 && segments.kind(first) === KIND.heading) first++;
+    const section = commonSection(segments.section(first), segments.section(end - 1));
     const path = this.#prefixes.path(section, segments.start(start));
     const table = segments.table(start);
     const header = table ? this.#prefixes.header(this.#document.text, table) : { text: '', tokens: 0 };

@@ -16,6 +16,9 @@ const MAX_UNSTORED = 4;
 /** Single texts that are refused before any was embedded, and one after the other later: then it is not the texts. */
 const REFUSED_AT_FIRST = 5;
 const REFUSED_IN_A_ROW = 50;
+/** So many, if they are more than this share of the others: taking such a document apart takes the key's requests from others. */
+const MANY_REFUSED = 100;
+const REFUSED_SHARE = 0.1;
 
 export class DocumentEmbedding implements LaneMember {
   readonly workspaceId: string;
@@ -104,6 +107,7 @@ export class DocumentEmbedding implements LaneMember {
     this.#troubled.delete(batch);
     this.#embedded += batch.chunks.length;
     this.#refusedInARow = 0;
+    if (batch.group && --batch.group.left === 0) this.#lane.learnSize(batch.group);
     this.#pay(answer);
     this.#hand(
       batch.chunks.map((chunk, i) => ({
@@ -124,26 +128,27 @@ export class DocumentEmbedding implements LaneMember {
   failed(batch: Batch, error: unknown): void {
     this.#inFlight--;
     if (!(error instanceof EmbeddingError)) this.#fail(error, !this.signal.aborted);
-    else {
+    else if (error !== this.#givesUp.signal.reason) {
       if (error.usage) this.#pay(error.usage);
-      this.#judge(batch, error);
+      if (!this.#failure) this.#judge(batch, error);
     }
     this.#moved();
   }
 
   #judge(batch: Batch, error: EmbeddingError): void {
     this.#troubled.delete(batch);
+    if (batch.group) batch.group.left = Number.POSITIVE_INFINITY;
     batch.failures++;
     batch.failedAt ??= this.#lanes.deps.clock.elapsed();
     const wasAnswered = error.usage !== null;
-    // An answer that can't be used was paid for: the same is not asked for again, except to be sure of a single text.
-    const tries = batch.isolates ? 1 : wasAnswered ? 1 : MAX_FAILURES;
+    // An answer that can't be used was paid for: the same is not asked for again.
+    const tries = batch.isolates || wasAnswered ? 1 : MAX_FAILURES;
     if (error.isTransient && batch.failures < tries) this.#tryLater(batch, error);
     else if (!error.mayBeOneText) this.#fail(error, true);
     else if (batch.texts.length === 1) this.#judgeOne(batch, error);
     else {
       const isFirst = this.#embedded === 0 && !batch.isolates;
-      this.#again.unshift(...(isFirst ? probe(batch, REFUSED_AT_FIRST) : bisect(batch)));
+      this.#again.unshift(...(isFirst ? probe(batch, REFUSED_AT_FIRST) : bisect(batch, error.isTooLong)));
     }
   }
 
@@ -159,7 +164,10 @@ export class DocumentEmbedding implements LaneMember {
     this.#refusedInARow++;
     this.#lastRefusal = error;
     const bound = this.#embedded === 0 ? REFUSED_AT_FIRST : REFUSED_IN_A_ROW;
-    if (mayBeProvider || (this.#refusedInARow >= bound && this.#hasMore)) this.#fail(error, true);
+    const tooMany =
+      this.#refusedInARow >= bound ||
+      (this.#refused >= MANY_REFUSED && this.#refused > this.#embedded * REFUSED_SHARE);
+    if (mayBeProvider || (tooMany && this.#hasMore)) this.#fail(error, true);
     else this.#hand(batch.chunks.map((chunk) => ({ chunk, embedding: null, reason: error.message })));
   }
 

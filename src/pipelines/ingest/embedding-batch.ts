@@ -20,9 +20,22 @@ export type Batch = {
   failedAt: number | null;
   /** It is cut from one that failed: to find the text that is the reason, not to be tried many times. */
   isolates: boolean;
+  /** The pieces that it was cut with from one that failed; null: it was not. */
+  group: Group | null;
 };
 
-type History = Partial<Pick<Batch, 'failures' | 'failedAt' | 'isolates' | 'returns'>>;
+/** Pieces of one batch that failed. When all of them pass, no text of it was the reason but how much it was. */
+export type Group = {
+  /** Pieces that have not passed yet. */
+  left: number;
+  /** Of the largest piece. */
+  items: number;
+  tokens: number;
+  /** Whether the provider spoke of tokens. */
+  readonly isTooLong: boolean;
+};
+
+type History = Partial<Pick<Batch, 'failures' | 'failedAt' | 'isolates' | 'returns' | 'group'>>;
 
 export function makeBatch(chunks: readonly DocumentChunk[], history: History = {}): Batch {
   const seen = new Map<string, number>();
@@ -46,6 +59,7 @@ export function makeBatch(chunks: readonly DocumentChunk[], history: History = {
     returns: false,
     failedAt: null,
     isolates: false,
+    group: null,
     ...history,
   };
 }
@@ -66,16 +80,25 @@ export function fitting(chunks: readonly DocumentChunk[], limits: BatchLimits): 
 export function splitToFit(batch: Batch, limits: BatchLimits): readonly [Batch, Batch | null] {
   const count = fitting(batch.chunks, limits);
   if (count >= batch.chunks.length || batch.texts.length === 1) return [batch, null];
+  if (batch.group) batch.group.left++;
   return [
     makeBatch(batch.chunks.slice(0, count), historyOf(batch)),
     makeBatch(batch.chunks.slice(count), historyOf(batch)),
   ];
 }
 
-/** Chunks of a failed batch, by their different texts, in the order in which they are to be looked at. */
-export function bisect(batch: Batch): readonly Batch[] {
+/** The halves of a failed batch, by its different texts. @param isTooLong whether the provider spoke of too many tokens */
+export function bisect(batch: Batch, isTooLong: boolean): readonly Batch[] {
   const middle = Math.ceil(batch.texts.length / 2);
-  return [ofPlaces(batch, (place) => place < middle), ofPlaces(batch, (place) => place >= middle)];
+  const halves = [ofPlaces(batch, (place) => place < middle), ofPlaces(batch, (place) => place >= middle)];
+  const group: Group = {
+    left: halves.length,
+    items: middle,
+    tokens: Math.max(...halves.map(({ tokens }) => tokens)),
+    isTooLong,
+  };
+  for (const half of halves) half.group = group;
+  return halves;
 }
 
 /**
@@ -95,10 +118,10 @@ export function probe(batch: Batch, count: number): readonly Batch[] {
 function ofPlaces(batch: Batch, wanted: (place: number) => boolean): Batch {
   return makeBatch(
     batch.chunks.filter((_, i) => wanted(batch.places[i] as number)),
-    { ...historyOf(batch), failures: 0, isolates: true },
+    { ...historyOf(batch), failures: 0, isolates: true, group: null },
   );
 }
 
-function historyOf({ failures, failedAt, isolates, returns }: Batch): History {
-  return { failures, failedAt, isolates, returns };
+function historyOf({ failures, failedAt, isolates, returns, group }: Batch): History {
+  return { failures, failedAt, isolates, returns, group };
 }

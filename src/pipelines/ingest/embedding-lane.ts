@@ -12,7 +12,7 @@ import type { EmbeddedTexts, Embedder } from '../../providers/embeddings.ts';
 import type { ProviderLimits } from '../../providers/rate-limit-headers.ts';
 import type { Place, RateLimiter, SentCall } from '../agent/rate-limiter.ts';
 import { BYTES_PER_TOKEN } from '../agent/text.ts';
-import type { Batch, BatchLimits } from './embedding-batch.ts';
+import type { Batch, BatchLimits, Group } from './embedding-batch.ts';
 import { Turns } from './embedding-turns.ts';
 
 /** A document, as the lane sees it. */
@@ -80,6 +80,8 @@ export class EmbeddingLane {
   #refusals = 0;
   #blockedUntil = Number.NEGATIVE_INFINITY;
   #limits: ProviderLimits | null = null;
+  /** What requests may hold as far as refusals have shown. */
+  #learnt: BatchLimits = { maxItems: Number.POSITIVE_INFINITY, maxTokens: Number.POSITIVE_INFINITY };
   #isPumping = false;
   /** When the provider last answered a request with vectors; elapsed(). */
   #succeededAt = Number.NEGATIVE_INFINITY;
@@ -111,6 +113,18 @@ export class EmbeddingLane {
 
   leave(member: LaneMember): void {
     this.#members.remove(member);
+  }
+
+  /**
+   * A request was refused, and all of it passed in pieces of this size: the server takes less at once than others of its protocol,
+   * and is not asked for more again.
+   */
+  learnSize({ items, tokens, isTooLong }: Group): void {
+    const { maxItems, maxTokens } = this.#learnt;
+    // Where it is not said what there was too much of, it is the number of texts: servers bound that first.
+    this.#learnt = isTooLong
+      ? { maxItems, maxTokens: Math.min(maxTokens, tokens) }
+      : { maxItems: Math.min(maxItems, items), maxTokens };
   }
 
   /** Somebody may be ready. */
@@ -266,9 +280,10 @@ export class EmbeddingLane {
 
   /** What one request may hold: less than the provider takes where that would use up its limit in few. */
   #requestLimits(embedder: Embedder): BatchLimits {
-    const { maxItems, maxTokensPerRequest } = embedder;
+    const maxItems = Math.min(embedder.maxItems, this.#learnt.maxItems);
+    const most = Math.min(embedder.maxTokensPerRequest, this.#learnt.maxTokens);
     const tokens = this.#limits?.tokens;
-    if (!tokens) return { maxItems, maxTokens: maxTokensPerRequest };
+    if (!tokens) return { maxItems, maxTokens: most };
     const requests = this.#limits?.requests;
     const wanted = Math.max(
       (tokens.perSecond * 60) / REQUESTS_A_MINUTE,
@@ -276,7 +291,7 @@ export class EmbeddingLane {
     );
     return {
       maxItems,
-      maxTokens: Math.max(1, Math.floor(Math.min(maxTokensPerRequest, wanted, tokens.limit / 2))),
+      maxTokens: Math.max(1, Math.floor(Math.min(most, wanted, tokens.limit / 2))),
     };
   }
 }

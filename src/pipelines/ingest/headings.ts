@@ -93,10 +93,11 @@ export class Prefixes {
     }
     // the innermost alone is too long: as many of its words as fit
     let title = path.at(-1) ?? '';
-    while (title) {
-      const cut = title.lastIndexOf(' ');
-      title = title.slice(0, cut > 0 ? cut : graphemeStart(title, 0, title.length >> 1)).trimEnd();
-      if (title.length < 2) break;
+    while (title.length > 2) {
+      const blank = title.lastIndexOf(' ');
+      const cut = blank > 0 ? blank : graphemeStart(title, 0, title.length >> 1);
+      if (cut >= title.length) break;
+      title = title.slice(0, cut).trimEnd();
       const prefix = this.#rendered(`${title}…`);
       if (prefix.tokens <= this.#share) return prefix;
     }

@@ -53,7 +53,8 @@ export async function fetchInput(
 function fromText(content: string, name: string): FetchedInput {
   return {
     bytes: Buffer.from(content, 'utf8'),
-    hints: { fileName: name, contentType: 'text/plain; charset=utf-8' },
+    // whether it is Markdown, HTML or plain text, it shows itself
+    hints: { fileName: name, contentType: null },
     etag: null,
     lastModified: null,
   };

@@ -127,7 +127,8 @@ class Segmenter {
     let next = this.#nextCut;
     while ((this.#cuts[next] ?? end) <= start) next++;
     if ((this.#cuts[next] ?? end) < end) return false;
-    return this.#index.count(start, trimmedEnd(this.#text, start, end)) <= this.#limit(null);
+    const stop = trimmedEnd(this.#text, start, end);
+    return this.#index.count(trimmedStart(this.#text, start, stop), stop) <= this.#limit(null);
   }
 
   /** One segment, or as many as are needed: at forced cuts, then at lines, then at words, then within a word. */
@@ -148,10 +149,11 @@ class Segmenter {
     this.#addWithin(at, end, before, kind, table);
   }
 
-  #addWithin(start: number, end: number, rank: number, kind: number, table: TableHeader | null): void {
+  #addWithin(from: number, end: number, rank: number, kind: number, table: TableHeader | null): void {
     // A token is at least a byte, and a unit at most three bytes: what is short enough need not be counted.
     const limit = this.#limit(table);
-    const stop = trimmedEnd(this.#text, start, end);
+    const stop = trimmedEnd(this.#text, from, end);
+    const start = trimmedStart(this.#text, from, stop);
     if (3 * (stop - start) <= limit || this.#index.count(start, stop) <= limit) {
       this.#segments.add(start, end, rank, kind, table);
       return;
@@ -159,9 +161,11 @@ class Segmenter {
     let before = rank;
     for (let at = start; at < stop; ) {
       const lineStop = Math.min(stop, lineEnd(this.#text, at));
-      const lineTrimmed = trimmedEnd(this.#text, at, lineStop);
-      if (this.#index.count(at, lineTrimmed) <= limit) this.#segments.add(at, lineStop, before, kind, table);
-      else this.#words(at, lineTrimmed, limit, before, kind, table);
+      const to = trimmedEnd(this.#text, at, lineStop);
+      // without the blanks before it: a word's tokens are others without its blank
+      const first = trimmedStart(this.#text, at, to);
+      if (this.#index.count(first, to) <= limit) this.#segments.add(first, to, before, kind, table);
+      else this.#words(first, to, limit, before, kind, table);
       at = lineStop + 1;
       before = CUT.line;
     }
@@ -191,9 +195,13 @@ class Segmenter {
     for (let at = start; at < end; ) {
       while (at < end && isSpace(text.charCodeAt(at))) at++;
       const word = at;
+      if (wordEnd <= from) from = word;
       while (at < end && !isSpace(text.charCodeAt(at))) at++;
       if (word === at) break;
-      if (3 * (at - from) > wanted && wordEnd > from && this.#index.count(from, at) > wanted) flush(wordEnd);
+      if (3 * (at - from) > wanted && wordEnd > from && this.#index.count(from, at) > wanted) {
+        flush(wordEnd);
+        from = word;
+      }
       if (3 * (at - word) > limit && this.#index.count(word, at) > limit) {
         flush(word);
         this.#word(word, at, limit, before, kind, table);
@@ -232,5 +240,11 @@ function lineEnd(text: string, at: number): number {
 function trimmedEnd(text: string, start: number, end: number): number {
   let at = end;
   while (at > start && isSpace(text.charCodeAt(at - 1))) at--;
+  return at;
+}
+
+function trimmedStart(text: string, start: number, end: number): number {
+  let at = start;
+  while (at < end && isSpace(text.charCodeAt(at))) at++;
   return at;
 }

@@ -1,13 +1,13 @@
 /** Tokens of any slice of a text, which is tokenized once. */
 import { graphemeStart } from './graphemes.ts';
 import { pieceEnd } from './token-pieces.ts';
-import { pieceTokens } from './token-table.ts';
+import { pieceTokenEnds, pieceTokens } from './token-table.ts';
 
 /**
  * Pieces longer than this (a word or a line of dashes without end) are cut, so that nothing costs more than its length. UTF-16 units.
  * A slice that holds such a cut counts as its parts do, not as the whole: chunks end there.
  */
-export const MAX_PIECE = 2048;
+export const MAX_PIECE = 16_384;
 /** Characters whose tokens are summed up beforehand. A power of 2. */
 const BLOCK = 64;
 const SHIFT = 6;
@@ -32,8 +32,11 @@ export class TokenIndex {
   /** Where pieces were cut. */
   readonly cuts: ReadonlySet<number>;
 
-  /** @param text without lone surrogates */
-  constructor(text: string) {
+  /**
+   * @param text without lone surrogates
+   * @param partTokens a piece of more tokens is taken as parts of so many at most; 4 or more
+   */
+  constructor(text: string, partTokens = Number.POSITIVE_INFINITY) {
     this.#text = text;
     this.#tokens = new Uint16Array(text.length);
     this.#before = new Uint32Array((text.length >> SHIFT) + 2);
@@ -42,13 +45,13 @@ export class TokenIndex {
       const whole = pieceEnd(text, at, text.length);
       const end = cutPiece(text, at, whole);
       if (end === whole) {
-        this.#tokens[end - 1] = pieceTokens(text.slice(at, end));
+        this.#add(at, end, partTokens);
         at = end;
         continue;
       }
       for (let part = at; part < whole; ) {
         const partEnd = cutPiece(text, part, whole);
-        this.#tokens[partEnd - 1] = pieceTokens(text.slice(part, partEnd));
+        this.#add(part, partEnd, partTokens);
         if (partEnd < whole) cuts.add(partEnd);
         part = partEnd;
       }
@@ -59,6 +62,39 @@ export class TokenIndex {
       this.#before[block] = sum;
       for (const end = Math.min(at + BLOCK, text.length); at < end; at++) sum += this.#tokens[at] as number;
     }
+  }
+
+  /**
+   * Writes a piece down, in parts if it has too many tokens. They end where a token does: then each has, on its own, the tokens that it
+   * has in the piece.
+   */
+  #add(start: number, end: number, partTokens: number): void {
+    const text = this.#text;
+    const piece = text.slice(start, end);
+    let left = pieceTokens(piece);
+    if (left > partTokens) {
+      let done = 0;
+      let place = 0;
+      let placeTokens = 0;
+      let isWhole = false;
+      for (const [units, tokens] of pieceTokenEnds(piece)) {
+        if (tokens - done > partTokens && place > 0) {
+          this.#tokens[start + place - 1] = placeTokens - done;
+          left -= placeTokens - done;
+          done = placeTokens;
+          place = 0;
+          isWhole = false;
+        }
+        // one sign before a letter would make a piece with it: two signs are left at least
+        if (units + 4 > piece.length) break;
+        const whole = graphemeStart(text, start, start + units) === start + units;
+        if (isWhole && !whole) continue;
+        isWhole = whole;
+        place = units;
+        placeTokens = tokens;
+      }
+    }
+    this.#tokens[end - 1] = left;
   }
 
   /** Whether a piece ends at an offset. */

@@ -35,7 +35,7 @@ const remembered = { pieces: 0 };
 /**
  * Tokens of a piece that the encoding's pattern would match as a whole.
  *
- * @param piece not empty, without lone surrogates
+ * @param piece not empty, without lone surrogates, at most 16,384 units: below 2^16 bytes, whose places share a number with a rank
  */
 export function pieceTokens(piece: string): number {
   const count = known.get(piece);

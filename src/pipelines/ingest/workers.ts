@@ -31,7 +31,7 @@ export type DocumentWorkersOptions = {
 };
 
 /** A thread's heap. The text of 20 million characters, its lines and its passages take about half of it. */
-const HEAP_MB = 768;
+const HEAP_MB = 1536;
 const IDLE_MS = 30_000;
 /** A thread is replaced after as many documents: pdf.js keeps memory that it should not. */
 const DOCUMENTS_PER_THREAD = 200;

@@ -64,9 +64,13 @@ const list = fc
   })
   .map((items) => items.map((item) => item.join('').trim()).join('\n'));
 const setext = fc.tuple(words(6), fc.constantFrom('===', '---')).map((parts) => parts.join('\n'));
-const noise = fc
-  .string({ unit: 'binary', maxLength: 300 })
-  .map((text) => text.replaceAll('\0', '').replaceAll('\r', '\n').replace(/[\u0085\ufeff]/g, '').toWellFormed());
+const noise = fc.string({ unit: 'binary', maxLength: 300 }).map((text) =>
+  text
+    .replaceAll('\0', '')
+    .replaceAll('\r', '\n')
+    .replace(/[\u0085\ufeff]/g, '')
+    .toWellFormed(),
+);
 const separator = fc.constantFrom('\n\n', '\n', '\n \n', '\n\n\n\n', '\n\f\n');
 
 const textOf = (block: fc.Arbitrary<string>): fc.Arbitrary<string> =>

@@ -5,7 +5,7 @@ import { countTokens, TokenIndex } from '../../../src/pipelines/ingest/token-ind
 import { code, markdownText, options, pagesOf, plainText, table } from './chunk-documents.ts';
 import { documentOf, expectSound, oracle } from './chunk-support.ts';
 
-const RUNS = Number(process.env.PROPERTY_RUNS ?? 150);
+const RUNS = Number(process.env.PROPERTY_RUNS ?? 60);
 const TIMEOUT = 300_000;
 
 test('tokens are counted as the provider counts them, in every script', { timeout: TIMEOUT }, () => {

@@ -46,9 +46,10 @@ export function expectSound(
     if (before && chunk.start < before.end)
       expect(count(text.slice(chunk.start, before.end))).toBeLessThanOrEqual(options.overlapTokens);
     // where it is cut
-    const prefix = chunk.tokens - count(chunk.content);
-    expectGentleCut(text, chunk.start, options.maxTokens - prefix, count);
-    expectGentleCut(text, chunk.end, options.maxTokens - prefix, count);
+    // headings and a table's header may take half of the room from a word
+    const room = document.markup === 'plain' ? options.maxTokens : options.maxTokens / 2;
+    expectGentleCut(text, chunk.start, room, count);
+    expectGentleCut(text, chunk.end, room, count);
     const pages = pageStarts?.filter((start) => start <= chunk.start).length;
     expect(chunk.page).toBe(pages === undefined ? null : pages);
   }

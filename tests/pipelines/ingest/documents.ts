@@ -1,7 +1,6 @@
 /** Documents and archives for the tests of extraction. */
 import { readFileSync } from 'node:fs';
-import { deflateRawSync } from 'node:zlib';
-import { crc32 } from 'node:zlib';
+import { crc32, deflateRawSync } from 'node:zlib';
 import {
   DOCUMENT_LIMITS,
   DocumentError,
@@ -34,10 +33,12 @@ export async function extract(
 /** Throws where a document breaks the contract of `document.ts`. */
 export function mustBeWellFormed({ text, title, pageStarts }: ExtractedDocument): void {
   if (!text.isWellFormed() || !(title ?? '').isWellFormed()) throw new Error('a lone surrogate');
-  if (text.includes('\0') || text.includes('\r') || title === '') throw new Error('NUL, CR or an empty title');
+  if (text.includes('\0') || text.includes('\r') || title === '')
+    throw new Error('NUL, CR or an empty title');
   for (const [i, start] of (pageStarts ?? []).entries()) {
     if (i === 0 && start !== 0) throw new Error(`the first page starts at ${start}`);
-    if (start > text.length || start < (pageStarts?.[i - 1] ?? 0)) throw new Error(`page ${i + 1} starts at ${start}`);
+    if (start > text.length || start < (pageStarts?.[i - 1] ?? 0))
+      throw new Error(`page ${i + 1} starts at ${start}`);
   }
 }
 
@@ -100,7 +101,10 @@ const W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main
 
 /** A Word document of this body. */
 export const docx = (body: string, more: readonly ZipEntry[] = []): Uint8Array =>
-  zip([{ name: 'word/document.xml', content: `<w:document ${W}><w:body>${body}</w:body></w:document>` }, ...more]);
+  zip([
+    { name: 'word/document.xml', content: `<w:document ${W}><w:body>${body}</w:body></w:document>` },
+    ...more,
+  ]);
 
 export const paragraph = (text: string): string => `<w:p><w:r><w:t>${text}</w:t></w:r></w:p>`;
 

@@ -1,4 +1,5 @@
 /** Chunks, and an embedder for a server, for tests of the embedding stage. */
+import { afterAll, afterEach, beforeEach, expect } from 'vitest';
 import type { Clock } from '../../../src/clock.ts';
 import type { DocumentChunk } from '../../../src/pipelines/ingest/document.ts';
 import {
@@ -11,7 +12,14 @@ import type { LaneDeps } from '../../../src/pipelines/ingest/embedding-lane.ts';
 import { loadEmbeddingCatalog } from '../../../src/providers/embedding-models.ts';
 import { type Embedder, openAiEmbedder } from '../../../src/providers/embeddings.ts';
 import { tokensOf } from '../../peers/embedding-rules.ts';
-import { type EmbeddingServer, vectorOf } from '../../peers/embedding-server.ts';
+import {
+  type EmbeddingServer,
+  type EmbeddingServerOptions,
+  type ScriptedEmbedding,
+  startEmbeddingServer,
+  vectorOf,
+} from '../../peers/embedding-server.ts';
+import { handClock } from '../../support/hand-clock.ts';
 
 const MODEL = 'text-embedding-3-small';
 export const DIMENSIONS = 16;
@@ -111,4 +119,64 @@ export function start(
 /** The vector that the server makes of a chunk. */
 export function rightVector(one: DocumentChunk): number[] {
   return vectorOf(one.embedText, DIMENSIONS);
+}
+
+/** So many turns of the event loop: long enough for other requests to come. */
+export async function turns(count: number): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve));
+}
+
+export type ReadyOptions = Parameters<typeof lanesOf>[1] & { maxItems?: number; timeoutMs?: number };
+
+/** A server and a clock for each test of a file. What the server refuses by its rules fails the test. */
+export function embeddingWorld() {
+  const clock = handClock();
+  let server: EmbeddingServer;
+  const serve = async (options: EmbeddingServerOptions = {}): Promise<void> => {
+    await server?.close();
+    server = await startEmbeddingServer(options);
+  };
+  beforeEach(() => serve());
+  afterEach(() => {
+    expect(server.rejected).toEqual([]);
+  });
+  afterAll(() => server.close());
+  return {
+    clock,
+    serve,
+    get server() {
+      return server;
+    },
+
+    ready({ maxItems, timeoutMs, ...rest }: ReadyOptions = {}) {
+      return {
+        lanes: lanesOf(clock, rest),
+        embedder: serverEmbedder(server, {
+          ...(maxItems === undefined ? {} : { maxItems }),
+          ...(timeoutMs === undefined ? {} : { timeoutMs }),
+        }),
+      };
+    },
+
+    /** The server refuses requests that hold a bad text. */
+    refuses(
+      bad: (text: string) => boolean,
+      script: ScriptedEmbedding = { status: 400, error: { message: 'no' } },
+    ): void {
+      server.respond(({ texts }) => (texts.some(bad) ? script : {}));
+    },
+
+    /** Moves the clock until the promise has settled: for what waits for pauses that it sets itself. */
+    async passUntil(settled: Promise<unknown>, stepMs = 250): Promise<void> {
+      let isOver = false;
+      const over = (): void => {
+        isOver = true;
+      };
+      settled.then(over, over);
+      while (!isOver) {
+        await clock.settled();
+        if (server.open === 0) await clock.advance(stepMs);
+      }
+    },
+  };
 }

@@ -9,13 +9,13 @@ const page = ({ text, pageStarts }: ExtractedDocument, number: number): string =
 
 const SECTIONS = ['# Purchasing', '## Samples', '## Grades', '# Logistics', '## Insurance'];
 
-const HANDBOOK_END = `| Grade | Score | Price per kg |
+const HANDBOOK_TABLE = `| Grade | Score | Price per kg |
 | --- | --- | --- |
 | AA | 86.5 | 7.40 |
 | AB | 84.0 | 6.85 |
-| PB | 85.25 | 7.10 |
+| PB | 85.25 | 7.10 |`;
 
-# Logistics
+const HANDBOOK_REST = `# Logistics
 
 Containers are booked six weeks ahead. The booking script is short:
 
@@ -60,7 +60,8 @@ test.each([
   });
   expect(headings(document).filter((line) => SECTIONS.includes(line))).toEqual(SECTIONS);
   expect(document.text).toContain(HANDBOOK_LISTS);
-  expect(document.text).toContain(HANDBOOK_END);
+  expect(document.text).toContain(HANDBOOK_TABLE);
+  expect(document.text).toContain(HANDBOOK_REST);
   expect(document.text).toContain('Prices are free on board unless the contract says otherwise.');
   expect(document.text.match(/Prices are free/g)).toHaveLength(1);
 });
@@ -72,20 +73,23 @@ test('a note stands where it is referred to, by its mark', async () => {
   expect(text).toContain(`${mark}: Prices are free on board`);
 });
 
-test.each(['pdfium', 'pdf-parse'] as const)('a PDF of LibreOffice by %s: two pages, its words in order', async (engine) => {
-  const document = await extract(fixture('handbook.pdf'), {}, {}, engine);
-  expect(document.format).toBe('pdf');
-  expect(document.pageStarts).toHaveLength(2);
-  expect(document.title).toBe('Handbook of the coffee importer');
-  expect(page(document, 1)).toContain(
-    'The importer buys green coffee from twelve growers. Each contract names a price in euros per kilogram, a harvest and a port of loading.',
-  );
-  expect(page(document, 1)).not.toContain('Marine insurance');
-  expect(page(document, 2)).toContain(
-    'Marine insurance covers 110 % of the invoice. Claims are filed within 21 days; call +49 40 555 0199.',
-  );
-  expect(page(document, 2)).toContain('Übergrößen, naïve façades');
-});
+test.each(['pdfium', 'pdf-parse'] as const)(
+  'a PDF of LibreOffice by %s: two pages, its words in order',
+  async (engine) => {
+    const document = await extract(fixture('handbook.pdf'), {}, {}, engine);
+    expect(document.format).toBe('pdf');
+    expect(document.pageStarts).toHaveLength(2);
+    expect(document.title).toBe('Handbook of the coffee importer');
+    expect(page(document, 1)).toContain(
+      'The importer buys green coffee from twelve growers. Each contract names a price in euros per kilogram, a harvest and a port of loading.',
+    );
+    expect(page(document, 1)).not.toContain('Marine insurance');
+    expect(page(document, 2)).toContain(
+      'Marine insurance covers 110 % of the invoice. Claims are filed within 21 days; call +49 40 555 0199.',
+    );
+    expect(page(document, 2)).toContain('Übergrößen, naïve façades');
+  },
+);
 
 test('a PDF’s bookmarks become the headings of their lines, and a comment in code does not', async () => {
   const document = await extract(fixture('handbook.pdf'));
@@ -94,29 +98,43 @@ test('a PDF’s bookmarks become the headings of their lines, and a comment in c
   expect(document.text).toContain('\\# one container, one port');
 });
 
-test.each(['pdfium', 'pdf-parse'] as const)('hyphenated columns by %s: words are whole, columns do not mix, no header', async (engine) => {
-  const document = await extract(fixture('columns-groff.pdf'), {}, {}, engine);
-  expect(document.pageStarts).toHaveLength(3);
-  const { text } = document;
-  expect(text).not.toMatch(/\p{L}-\s+\p{L}/u);
-  for (const word of ['cultivation', 'extraordinary', 'concentration', 'characteristics', 'representatives', 'interpretations', 'precipitation'])
-    expect(text.match(new RegExp(`\\b${word}\\b`, 'gi'))?.length, word).toBeGreaterThanOrEqual(9);
-  expect(text.match(/\bfifteen-minute\b/g)).toHaveLength(9);
-  const sentence =
-    'Experienced growers nevertheless appreciate these circumstances: the concentration of carbohydrates increases proportionally, and international purchasers acknowledge the characteristics with correspondingly advantageous remuneration.';
-  expect(text.replace(/\s+/g, ' ').split(sentence).length - 1).toBeGreaterThanOrEqual(8);
-  expect(text).not.toContain('Growers’ Journal');
-  expect(text).not.toContain("Growers' Journal");
-});
+test.each(['pdfium', 'pdf-parse'] as const)(
+  'hyphenated columns by %s: words are whole, columns do not mix, no header',
+  async (engine) => {
+    const document = await extract(fixture('columns-groff.pdf'), {}, {}, engine);
+    expect(document.pageStarts).toHaveLength(5);
+    const { text } = document;
+    expect(text).not.toMatch(/\p{L}-\s+\p{L}/u);
+    for (const word of [
+      'cultivation',
+      'extraordinary',
+      'concentration',
+      'characteristics',
+      'representatives',
+      'interpretations',
+      'precipitation',
+    ])
+      expect(text.match(new RegExp(`\\b${word}\\b`, 'gi'))?.length, word).toBeGreaterThanOrEqual(18);
+    expect(text.match(/\bfifteen-minute\b/g)).toHaveLength(18);
+    const sentence =
+      'Experienced growers nevertheless appreciate these circumstances: the concentration of carbohydrates increases proportionally, and international purchasers acknowledge the characteristics with correspondingly advantageous remuneration.';
+    expect(text.replace(/\s+/g, ' ').split(sentence).length - 1).toBeGreaterThanOrEqual(14);
+    expect(text).not.toContain('Growers’ Journal');
+    expect(text).not.toContain("Growers' Journal");
+  },
+);
 
-test.each(['pdfium', 'pdf-parse'] as const)('a Japanese PDF by %s: lines of a paragraph are joined without blanks', async (engine) => {
-  const document = await extract(fixture('japanese.pdf'), {}, {}, engine);
-  expect(document).toMatchObject({ title: '珈琲の手引き', pageStarts: [0] });
-  expect(document.text).toContain(
-    '生豆は十二の農園から買い付けます。契約書には一キログラムあたりの価格、収穫年、積み出し港が記されます。見本は三百グラムで、出荷の前に届きます。',
-  );
-  if (engine === 'pdfium') expect(headings(document)).toEqual(['# 珈琲の手引き', '## 焙煎']);
-});
+test.each(['pdfium', 'pdf-parse'] as const)(
+  'a Japanese PDF by %s: lines of a paragraph are joined without blanks',
+  async (engine) => {
+    const document = await extract(fixture('japanese.pdf'), {}, {}, engine);
+    expect(document).toMatchObject({ title: '珈琲の手引き', pageStarts: [0] });
+    expect(document.text).toContain(
+      '生豆は十二の農園から買い付けます。契約書には一キログラムあたりの価格、収穫年、積み出し港が記されます。見本は三百グラムで、出荷の前に届きます。',
+    );
+    if (engine === 'pdfium') expect(headings(document)).toEqual(['# 珈琲の手引き', '## 焙煎']);
+  },
+);
 
 test.each(['slides-libreoffice.pptx', 'slides-pandoc.pptx'])('%s: a slide is a page', async (name) => {
   const document = await extract(fixture(name));
@@ -132,21 +150,24 @@ test.each(['slides-libreoffice.pptx', 'slides-pandoc.pptx'])('%s: a slide is a p
   expect(page(document, 4)).toContain('Demand in Japan (日本) keeps growing.');
 });
 
-test.each(['deliveries-libreoffice.xlsx', 'deliveries-openpyxl.xlsx'])('%s: a sheet is a page, values as they are shown', async (name) => {
-  const document = await extract(fixture(name));
-  expect(document.format).toBe('xlsx');
-  expect(document.pageStarts).toHaveLength(3);
-  expect(page(document, 1)).toContain(`## Deliveries
+test.each(['deliveries-libreoffice.xlsx', 'deliveries-openpyxl.xlsx'])(
+  '%s: a sheet is a page, values as they are shown',
+  async (name) => {
+    const document = await extract(fixture(name));
+    expect(document.format).toBe('xlsx');
+    expect(document.pageStarts).toHaveLength(3);
+    expect(page(document, 1)).toContain(`## Deliveries
 
 | Date | Grower | Bags | Price | Paid |
 | --- | --- | --- | --- | --- |
 | 2024-03-01 | Finca La Paz | 120 | 7.4 | TRUE |
 | 2024-03-15 | Sítio São João \\| north | 80 | 6.85 | FALSE |
 | 2024-04-02 | Kiambu Estate | 200 | 0.3 | TRUE |`);
-  expect(page(document, 1)).toContain('Total');
-  expect(page(document, 2)).toBe('');
-  expect(page(document, 3)).toContain('| 東京支店 | 03-5555-0100 |');
-});
+    expect(page(document, 1)).toContain('Total');
+    expect(page(document, 2)).toBe('');
+    expect(page(document, 3)).toContain('| 東京支店 | 03-5555-0100 |');
+  },
+);
 
 test('a page of Sphinx: the article alone, without navigation, permalinks and scripts', async () => {
   const document = await extract(fixture('colorsys-sphinx.html'));
@@ -154,8 +175,8 @@ test('a page of Sphinx: the article alone, without navigation, permalinks and sc
   expect(headings(document)[0]).toBe('# colorsys — Conversions between color systems');
   expect(document.text).toContain('Convert the color from RGB coordinates to YIQ coordinates.');
   expect(document.text).toContain('```\n>>> import colorsys\n>>> colorsys.rgb_to_hsv(0.2, 0.4, 0.4)');
-  for (const noise of ['¶', 'Navigation', 'Report a Bug', 'function', 'Created using'])
-    if (noise !== 'function') expect(document.text, noise).not.toContain(noise);
+  for (const noise of ['¶', 'Navigation', 'Report a Bug', 'Created using', 'DOCUMENTATION_OPTIONS'])
+    expect(document.text, noise).not.toContain(noise);
 });
 
 test('a page in Shift_JIS that says so', async () => {
@@ -201,14 +222,16 @@ order: 12345678901234567890
 
 growers[0].name: Finca La Paz
 growers[0].altitude: 1650
-growers[0].certified: true
 
 growers[0].varieties[0]: Bourbon
 growers[0].varieties[1]: Caturra
 
+growers[0].certified: true
+
 growers[1].name: Kiambu Estate
 growers[1].altitude: 1800
-growers[1].certified: false
 
-growers[1].varieties[0]: SL28`);
+growers[1].varieties[0]: SL28
+
+growers[1].certified: false`);
 });

@@ -20,6 +20,11 @@ export interface Archive {
   bytes(name: string): Promise<Uint8Array | null>;
 }
 
+/** Of an entry that is held in memory as a whole: a chapter, a list of types. */
+const MAX_HELD_BYTES = 64 * 1024 * 1024;
+/** Of an entry that is read in passing: its longest text is held. */
+const MAX_ENTRY_BYTES = 256 * 1024 * 1024;
+
 type ArchiveLimits = Pick<DocumentLimits, 'maxEntries' | 'maxInflatedBytes'>;
 
 /** Part names are compared without case and without a leading slash, as the formats ask. */
@@ -56,11 +61,15 @@ export async function openArchive(
     if (entry.isEncrypted()) throw password('The archive');
     try {
       const source = await zip.openReadStreamPromise(entry);
+      let own = 0;
       for await (const chunk of source) {
         signal?.throwIfAborted();
         inflated += (chunk as Uint8Array).byteLength;
-        if (inflated > limits.maxInflatedBytes)
-          throw tooLarge(`The file inflates to more than ${limits.maxInflatedBytes} bytes`);
+        own += (chunk as Uint8Array).byteLength;
+        if (inflated > limits.maxInflatedBytes || own > MAX_ENTRY_BYTES)
+          throw tooLarge(
+            `The file inflates to more than ${Math.min(limits.maxInflatedBytes, MAX_ENTRY_BYTES)} bytes`,
+          );
         if (inflated > RATIO_FROM_BYTES && inflated > MAX_RATIO * bytes.byteLength)
           throw tooLarge(`The file inflates to more than ${MAX_RATIO} times its size`);
         yield chunk as Uint8Array;
@@ -72,7 +81,12 @@ export async function openArchive(
   async function readBytes(name: string): Promise<Uint8Array | null> {
     if (!entries.has(key(name))) return null;
     const parts: Uint8Array[] = [];
-    for await (const part of stream(name)) parts.push(part);
+    let held = 0;
+    for await (const part of stream(name)) {
+      held += part.byteLength;
+      if (held > MAX_HELD_BYTES) throw tooLarge(`A part of the file has more than ${MAX_HELD_BYTES} bytes`);
+      parts.push(part);
+    }
     return Buffer.concat(parts);
   }
   return {

@@ -1,14 +1,13 @@
 /** Text as the database and the tokenizer want it, whatever a file holds. All of it is linear in the text. */
 
-const LIGATURES: Readonly<Record<string, string>> = {
-  ﬀ: 'ff',
-  ﬁ: 'fi',
-  ﬂ: 'fl',
-  ﬃ: 'ffi',
-  ﬄ: 'ffl',
-  ﬅ: 'st',
-  ﬆ: 'st',
-};
+const LIGATURES: readonly (readonly [RegExp, string])[] = [
+  [/ﬀ/g, 'ff'],
+  [/ﬁ/g, 'fi'],
+  [/ﬂ/g, 'fl'],
+  [/ﬃ/g, 'ffi'],
+  [/ﬄ/g, 'ffl'],
+  [/[ﬅﬆ]/g, 'st'],
+];
 
 // biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is looked for
 const NOTHING = /[\0-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u200b\u2060\ufeff\ufffe\uffff]+/g;
@@ -21,24 +20,25 @@ const SPACES = /[\xa0\u2000-\u200a\u202f\u205f]/g;
  * spaces, ligatures spelled out, composed (NFC; not NFKC, which makes x² an x2). Lines end with \n.
  */
 export function cleanCharacters(text: string): string {
-  return text
-    .replace(NEW_LINES, '\n')
-    .replace(NOTHING, '')
-    .replace(SPACES, ' ')
-    .replace(/[ﬀ-ﬆ]/g, (ligature) => LIGATURES[ligature] ?? ligature)
-    .toWellFormed()
-    .normalize('NFC');
+  let clean = text.replace(NEW_LINES, '\n').replace(NOTHING, '').replace(SPACES, ' ');
+  // without a function for each match: all matches at once would be kept for it
+  for (const [ligature, letters] of LIGATURES) clean = clean.replace(ligature, letters);
+  return clean.toWellFormed().normalize('NFC');
 }
 
 /** Clean characters, no blanks at line ends, at most one empty line between two others. Indentation stays. */
 export function cleanText(text: string): string {
-  return (
-    cleanCharacters(text)
-      // one match for each run of blanks: a pattern that looks for the newline behind a run starts anew at each blank of it
-      .replace(/[ \t]+(\n|$)?/g, (run, end: string | undefined) => end ?? run)
-      .replace(/\n{3,}/g, '\n\n')
-      .replace(/^\n+|\n+$/g, '')
-  );
+  const clean = cleanCharacters(text);
+  const lines: string[] = [];
+  for (let at = 0; at <= clean.length; ) {
+    const end = clean.indexOf('\n', at);
+    const line = clean.slice(at, end === -1 ? clean.length : end).trimEnd();
+    if (line !== '' || (lines.length > 0 && lines.at(-1) !== '')) lines.push(line);
+    if (end === -1) break;
+    at = end + 1;
+  }
+  if (lines.at(-1) === '') lines.pop();
+  return lines.join('\n');
 }
 
 /** A piece within a line: every run of white space is one blank. Keeps one at either end. */

@@ -28,17 +28,23 @@ const OFTEN = 3;
 const OFTEN_NUMBERED = 6;
 const MAX_NUMBERED = 80;
 
-type Edge = { readonly form: string; readonly line: string };
+type Edge = {
+  /** Without Roman page numbers. */
+  readonly line: string;
+  /** Without any numbers. */
+  readonly form: string;
+  readonly numbers: readonly number[];
+};
 
 /**
- * Removes headers, footers and page numbers. A line counts when lines of the same form (digits do not matter) stand at the same end
- * of at least three pages nearby; lines that are nothing but a number also must count with the pages.
+ * Removes headers, footers and page numbers: lines that stand at the same end of at least three pages nearby and are the same, or
+ * differ in a number that counts with the pages.
  */
 export function removeRunningLines(pages: string[][]): void {
   if (pages.length < OFTEN) return;
   for (const end of ['top', 'bottom'] as const) {
     const edges = pages.map((lines) => edgeOf(lines, end));
-    const forms = edges.map((edge) => new Map(edge.map((line) => [line.form, line.line])));
+    const forms = edges.map((edge) => new Map(edge.map((line) => [line.form, line])));
     const offsets = edges.map((edge, i) => new Set(edge.flatMap(({ line }) => offsetsOf(line, i))));
     for (const [i, lines] of pages.entries()) {
       const edge = edges[i] ?? [];
@@ -57,30 +63,21 @@ export function removeRunningLines(pages: string[][]): void {
 
 function edgeOf(lines: readonly string[], end: 'top' | 'bottom'): Edge[] {
   const edge = end === 'top' ? lines.slice(0, EDGE) : lines.slice(-EDGE).reverse();
-  return edge.map((line) => ({ line, form: formOf(line) }));
+  return edge.map((whole) => {
+    const line = whole.length > 120 ? whole : whole.toLowerCase().replace(/^[ivxlc]+$|\b[ivxlc]+$/, '#');
+    const digits = line.length > 120 ? [] : (line.match(/\d{1,9}/g) ?? []);
+    return { line, form: line.replace(/\d+/g, '#'), numbers: digits.map(Number) };
+  });
 }
 
-const formOf = (line: string): string =>
-  line.length > 120
-    ? line
-    : line
-        .replace(/\d+/g, '#')
-        .replace(/^[ivxlc]+$|\b[ivxlc]+$/, '#')
-        .toLowerCase();
-
-function isRunning(
-  { form, line }: Edge,
-  page: number,
-  forms: readonly ReadonlyMap<string, string>[],
-): boolean {
-  const isNumber = /^[^\p{L}]*$/u.test(form) && form.includes('#');
-  const offset = numberIn(line, 0) - page;
+function isRunning(edge: Edge, page: number, forms: readonly ReadonlyMap<string, Edge>[]): boolean {
   let count = 0;
   for (let i = Math.max(page - WINDOW, 0); i <= Math.min(page + WINDOW, forms.length - 1); i++) {
-    const other = forms[i]?.get(form);
-    if (other === undefined) continue;
-    if (isNumber && numberIn(other, 0) - i !== offset) continue;
-    count++;
+    const other = forms[i]?.get(edge.form);
+    if (!other) continue;
+    const countsAlong = edge.numbers.some((number, at) => other.numbers[at] === number + i - page);
+    // a bare number that is the same on many pages is a value, not a page's number
+    if (countsAlong || (other.line === edge.line && /\p{L}/u.test(edge.form))) count++;
   }
   return count >= OFTEN;
 }
@@ -99,6 +96,3 @@ const isNumbered = ({ line }: Edge, page: number, offsets: readonly ReadonlySet<
       if (offsets[i]?.has(offset)) count++;
     return count >= OFTEN_NUMBERED;
   });
-
-/** The first number of a line; Roman ones count as `otherwise`. */
-const numberIn = (line: string, otherwise: number): number => Number(/\d+/.exec(line)?.[0] ?? otherwise);

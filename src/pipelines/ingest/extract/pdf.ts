@@ -12,6 +12,10 @@ const STEP = 20;
 /** Fewer letters a page than these, on average, are stamps and page numbers of a scan. */
 const MIN_LETTERS = 10;
 
+const LETTER = /[a-zA-Z0-9]|[\p{L}\p{N}]/u;
+/** What fonts say that do not know their letters. */
+const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/u;
+
 /** Either is loaded when it is first needed: PDFium's code takes 4 MB, that of pdf.js more. */
 const ENGINES: Readonly<Record<PdfEngineName, () => Promise<PdfEngine>>> = {
   pdfium: async () => (await import('./pdf-pdfium.ts')).pdfium,
@@ -85,10 +89,10 @@ async function readLines(
 function requireText(pages: readonly (readonly string[])[], file: PdfFile): void {
   let [letters, unknown] = [0, 0];
   for (const lines of pages)
-    for (const line of lines) {
-      letters += line.match(/[\p{L}\p{N}]/gu)?.length ?? 0;
-      unknown += line.match(/[\ufffd\p{Co}\p{Cn}]/gu)?.length ?? 0;
-    }
+    for (const line of lines)
+      for (const char of line)
+        if (LETTER.test(char)) letters++;
+        else if (UNKNOWN.test(char)) unknown++;
   if (unknown > letters) throw needsOcr('The PDF');
   if (letters >= MIN_LETTERS * pages.length || !file.drawsWithoutText()) {
     if (letters === 0) throw empty();

@@ -84,7 +84,8 @@ function isBinary(bytes: Uint8Array): boolean {
   const isWide =
     Math.max(evenNul, oddNul) > sample.length * 0.3 && Math.min(evenNul, oddNul) < sample.length * 0.02;
   if (isWide) return false;
-  return evenNul + oddNul + control > sample.length * 0.02;
+  // a stray one in a short text does not make it anything else
+  return evenNul + oddNul + control > Math.max(sample.length * 0.02, 8);
 }
 
 const BY_MIMETYPE: Readonly<Record<string, DocumentFormat>> = {

@@ -63,8 +63,10 @@ async function writeSheet(
   writer: MarkdownWriter,
   limits: DocumentLimits,
 ): Promise<void> {
-  let rows: string[][] = [];
-  let row: string[] | null = null;
+  /** Values by column: a row may have one in its last column alone. */
+  let rows: Map<number, string>[] = [];
+  let row: Map<number, string> | null = null;
+  let nextColumn = 0;
   let cell: Cell | null = null;
   let lastRow = 0;
   let takesText = false;
@@ -76,13 +78,13 @@ async function writeSheet(
     if (rows.length === 0) return;
     if (!isNamed) writer.heading(2, sheet.name);
     isNamed = true;
-    writer.table(rows);
+    writer.table(compact(rows));
     rows = [];
     held = 0;
   };
   const endRow = (): void => {
     if (!row) return;
-    if (row.some((value) => value !== '')) rows.push(row);
+    if (row.size > 0) rows.push(row);
     else flush();
     row = null;
   };
@@ -93,9 +95,11 @@ async function writeSheet(
         const number = Number(attributes.get('r')) || lastRow + 1;
         if (number > lastRow + 1) flush();
         lastRow = number;
-        row = [];
+        row = new Map();
+        nextColumn = 0;
       } else if (tag === 'c' && row) {
-        const column = columnOf(attributes.get('r') ?? '') ?? row.length;
+        const column = columnOf(attributes.get('r') ?? '') ?? nextColumn;
+        nextColumn = column + 1;
         const style = Number(attributes.get('s')) || 0;
         cell = { column, type: attributes.get('t') ?? 'n', style, value: '' };
       } else if (tag === 'v' || tag === 't') takesText = true;
@@ -105,11 +109,9 @@ async function writeSheet(
       else if (tag === 'c' && row && cell) {
         const value = shown(cell, workbook);
         if (value !== '') {
-          while (row.length < cell.column) row.push('');
-          row[cell.column] = value;
-          // a row's gaps are cells too: one value in the last column of each row would be 16,384 of them
-          held += value.length + row.length;
-          if (held > 4 * limits.maxCharacters)
+          row.set(cell.column, value);
+          held += value.length + 1;
+          if (held > limits.maxCharacters)
             throw tooLarge(`The sheet has more than ${limits.maxCharacters} characters`);
         }
         cell = null;
@@ -121,6 +123,12 @@ async function writeSheet(
   });
   endRow();
   flush();
+}
+
+/** Rows of the columns that any of them has a value in. */
+function compact(rows: readonly ReadonlyMap<number, string>[]): string[][] {
+  const columns = [...new Set(rows.flatMap((row) => [...row.keys()]))].sort((a, b) => a - b);
+  return rows.map((row) => columns.map((column) => row.get(column) ?? ''));
 }
 
 function shown(cell: Cell, { strings, dates, since1904 }: Workbook): string {

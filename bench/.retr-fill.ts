@@ -1,0 +1,18 @@
+import pg from 'pg';
+import { loadConfig } from '/work/main/src/config.ts';
+import { openDatabase } from '/work/main/src/db/database.ts';
+import { migrateUp } from '/work/main/src/db/migrate.ts';
+import { fillKnowledge } from '/work/main/bench/support/knowledge.ts';
+import { CLASSES } from '/work/main/bench/retrieval.ts';
+import { writeFileSync } from 'node:fs';
+const admin = new pg.Client({ connectionString: 'postgres://postgres@127.0.0.1:55456/postgres' });
+await admin.connect();
+await admin.query('drop database if exists retr with (force)'); await admin.query('create database retr'); await admin.end();
+const url='postgres://postgres@127.0.0.1:55456/retr';
+const db = openDatabase({ url, embedded: false, max: 2 });
+await migrateUp(db, loadConfig({ DATABASE_URL: url }).queues); await db.close();
+const pool = new pg.Pool({ connectionString: url, max: 4 });
+const t=Date.now();
+const filled = await fillKnowledge(pool, CLASSES);
+writeFileSync('/tmp/retr-filled.json', JSON.stringify(filled));
+console.log('filled', (Date.now()-t)/1000); await pool.end();

@@ -1,0 +1,54 @@
+/**
+ * Reads one PDF and says what it took: `node extract-child.ts WAY FILE`. WAY is `pool` (the daemon's threads, chunking included), `pdfium` or
+ * `pdf-parse` (our extraction by that engine, on this thread), or `alone` (pdf-parse as its documentation shows it).
+ */
+import { readFile } from 'node:fs/promises';
+import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { PDFParse } from 'pdf-parse';
+import { DOCUMENT_LIMITS } from '../../src/pipelines/ingest/document.ts';
+import { extractDocument } from '../../src/pipelines/ingest/extract/extract.ts';
+import { DocumentWorkers } from '../../src/pipelines/ingest/workers.ts';
+
+const [way, file] = process.argv.slice(2);
+const bytes = new Uint8Array(await readFile(file ?? ''));
+const hints = { fileName: null, contentType: null };
+
+async function read(): Promise<number> {
+  if (way === 'alone') {
+    const parser = new PDFParse({ data: bytes });
+    const { pages } = await parser.getText();
+    await parser.destroy();
+    return pages.length;
+  }
+  if (way === 'pool') {
+    const pool = new DocumentWorkers();
+    const document = await pool.process(bytes, hints, DOCUMENT_LIMITS, { maxTokens: 512, overlapTokens: 64 });
+    await pool.stop();
+    return document.pages ?? 0;
+  }
+  const engine = way === 'pdf-parse' ? 'pdf-parse' : 'pdfium';
+  const document = await extractDocument(bytes, hints, DOCUMENT_LIMITS, undefined, engine);
+  return document.pageStarts?.length ?? 0;
+}
+
+const delay = monitorEventLoopDelay({ resolution: 1 });
+// the collector needs a turn before the work, or a loop that never turns has no delay
+delay.enable();
+await new Promise((resolve) => setTimeout(resolve, 20));
+delay.reset();
+const before = process.cpuUsage();
+const start = performance.now();
+const pages = await read();
+const seconds = (performance.now() - start) / 1000;
+const cpu = process.cpuUsage(before);
+await new Promise((resolve) => setTimeout(resolve, 5));
+delay.disable();
+console.log(
+  JSON.stringify({
+    pages,
+    seconds,
+    cpuSeconds: (cpu.user + cpu.system) / 1e6,
+    stallMs: delay.max / 1e6,
+    peakMb: process.resourceUsage().maxRSS / 1024,
+  }),
+);

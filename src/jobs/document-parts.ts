@@ -1,0 +1,87 @@
+/** The parts of ingestion, put together: storage, pages, threads, embedders, leases, and the job that uses them. */
+import type { Logger } from 'pino';
+import type { Clock } from '../clock.ts';
+import type { Config } from '../config.ts';
+import type { Queryable } from '../db/database.ts';
+import { renewDocumentLeases } from '../db/documents.ts';
+import { isLockTimeout, isTransient, retryTransient } from '../db/retry.ts';
+import type { RateLimiter } from '../pipelines/agent/rate-limiter.ts';
+import { embedderOf } from '../pipelines/ingest/choose-embedder.ts';
+import { DOCUMENT_LIMITS } from '../pipelines/ingest/document.ts';
+import { EmbeddingLanes } from '../pipelines/ingest/embed.ts';
+import { fetchInput } from '../pipelines/ingest/input.ts';
+import { DocumentWorkers } from '../pipelines/ingest/workers.ts';
+import { loadEmbeddingCatalog } from '../providers/embedding-models.ts';
+import { openGuardedClient } from '../providers/guarded-fetch.ts';
+import { openStorage } from '../providers/object-storage.ts';
+import type { SecretStore } from '../providers/secrets.ts';
+import type { Job } from '../queue/job.ts';
+import { Leases } from '../queue/leases.ts';
+import { documentIngestJob } from './document-ingest.ts';
+
+export type DocumentPartsOptions = {
+  readonly config: Config;
+  readonly db: Queryable;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly secrets: SecretStore;
+  readonly limiter: RateLimiter;
+  readonly workerId: string;
+  readonly leaseSeconds: number;
+  /** A statement was tried again. */
+  readonly onRetry: (error: Error) => void;
+};
+
+export type DocumentParts = {
+  readonly job: Job;
+  readonly leases: Leases;
+  /** After the last job: threads and connections end. */
+  close(): Promise<void>;
+};
+
+/** Opens what ingestion needs; nothing is asked of the outside before the first document. Throws ConfigError. */
+export function openDocumentParts(options: DocumentPartsOptions): DocumentParts {
+  const { clock, config, log, leaseSeconds, secrets } = options;
+  // what a document holds has been paid for: a row that somebody holds is waited for, and so is a database that is away
+  const db: Queryable = {
+    query: (statement, values) =>
+      retryTransient(() => options.db.query(statement, values), {
+        clock,
+        onRetry: options.onRetry,
+        retryIf: (error) => isTransient(error) || isLockTimeout(error),
+      }),
+  };
+  const storage = openStorage(config.storageUrl, config.storageKeys, { clock });
+  const client = openGuardedClient({ allowedPrivateHosts: config.allowedPrivateHosts, clock });
+  const workers = new DocumentWorkers({ clock });
+  const catalog = loadEmbeddingCatalog();
+  const leases = new Leases({
+    clock,
+    log,
+    leaseMs: leaseSeconds * 1000,
+    everyMs: (leaseSeconds * 1000) / 3,
+    renew: (held) => renewDocumentLeases(options.db, held, leaseSeconds),
+  });
+  const input = { storage, client, maxBytes: DOCUMENT_LIMITS.maxBytes };
+  const job = documentIngestJob({
+    db,
+    clock,
+    log,
+    leaseSeconds,
+    leases,
+    workerId: options.workerId,
+    concurrency: config.queues['document-ingest']?.concurrency ?? 1,
+    lanes: new EmbeddingLanes({ clock, limiter: options.limiter }),
+    fetch: (document, signal) => fetchInput(input, document, signal),
+    process: ({ bytes, hints }, chunking, signal) =>
+      workers.process(bytes, hints, DOCUMENT_LIMITS, chunking, signal),
+    chooseEmbedder: (document) => embedderOf({ config, catalog, secrets }, document),
+  });
+  return {
+    job,
+    leases,
+    async close() {
+      await Promise.all([workers.stop(), client.close(), storage.close()]);
+    },
+  };
+}
