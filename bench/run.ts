@@ -23,6 +23,7 @@ const names = [
   'extract',
   'memory',
   'rls',
+  'chunker',
   'retrieval',
   'soak',
 ];

@@ -5,6 +5,7 @@ import { createContext } from './commands/context.ts';
 import * as demo from './commands/demo.ts';
 import * as doctor from './commands/doctor.ts';
 import { EXIT, explain } from './commands/errors.ts';
+import * as ingest from './commands/ingest.ts';
 import * as migrate from './commands/migrate.ts';
 import { createOutput, type Stream } from './commands/output.ts';
 import * as queues from './commands/queues.ts';
@@ -14,7 +15,7 @@ import * as status from './commands/status.ts';
 import * as tasks from './commands/tasks.ts';
 import { version } from './version.ts';
 
-const commands = [start, migrate, doctor, status, runs, tasks, queues, demo];
+const commands = [start, migrate, doctor, status, runs, tasks, queues, ingest, demo];
 
 const EXAMPLES = `
 Examples:
@@ -24,6 +25,7 @@ Examples:
   agentd tasks preview "0 9 * * 1-5" --zone Europe/Berlin
   agentd runs show 3f2a91c0                      where a run's time, tokens and money went
   agentd queues pause task-run                   let nothing new begin
+  agentd ingest handbook.pdf                     make a file searchable for a workspace’s agents
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 `;

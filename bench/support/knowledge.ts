@@ -21,7 +21,9 @@ export type Filled = { readonly of: Class; readonly workspace: string; readonly 
 export async function fillKnowledge(pool: pg.Pool, classes: readonly Class[]): Promise<Filled[]> {
   const client = await pool.connect();
   try {
-    await client.query(`set session_replication_role = replica; set synchronous_commit = off; select setseed(0.42)`);
+    await client.query(
+      `set session_replication_role = replica; set synchronous_commit = off; select setseed(0.42)`,
+    );
     await fillParts(client);
     const filled: Filled[] = [];
     for (const one of classes) {
@@ -51,7 +53,9 @@ async function fillParts(client: pg.PoolClient): Promise<void> {
     // a tenth of each is in no direction that others share
     return `[${Array.from(sum, (x) => (x + gauss() * scale * 0.3).toFixed(3)).join(',')}]`;
   };
-  await client.query(`create unlogged table public.bench_part (kind text, n integer, v vector, primary key (kind, n))`);
+  await client.query(
+    `create unlogged table public.bench_part (kind text, n integer, v vector, primary key (kind, n))`,
+  );
   for (const [kind, count, scale] of [
     ['topic', TOPICS, 1],
     ['part', TOPICS * PARTS, 0.7],

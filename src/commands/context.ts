@@ -81,8 +81,8 @@ export async function resolveId(db: Database, kind: IdKind, text: string): Promi
   if (!isIdPrefix(text)) {
     throw new UsageError(
       `'${text}' is not the id of a ${kind}.`,
-      kind === 'workspace'
-        ? 'Give the id, or at least its first six digits: select id, name from workspaces.'
+      kind === 'workspace' || kind === 'agent'
+        ? `Give the id, or at least its first six digits: select id, name from ${kind}s.`
         : `Give the id, or at least its first six digits, as agentd ${kind}s list shows it.`,
     );
   }
@@ -90,8 +90,8 @@ export async function resolveId(db: Database, kind: IdKind, text: string): Promi
   if (id === undefined) {
     throw new CommandError(
       `There is no ${kind} with the id ${text}.`,
-      kind === 'workspace'
-        ? 'In SQL: select id, name from workspaces.'
+      kind === 'workspace' || kind === 'agent'
+        ? `In SQL: select id, name from ${kind}s.`
         : `agentd ${kind}s list shows the newest ones.`,
     );
   }

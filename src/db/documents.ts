@@ -154,8 +154,8 @@ export type ChunkRow = {
   readonly char_start: number;
   readonly char_end: number;
   readonly metadata: Readonly<Record<string, unknown>>;
-  /** Null: it could not be embedded, and is found by its words alone. */
-  readonly embedding: readonly number[] | null;
+  /** As vector literal; null: it could not be embedded, and is found by its words alone. */
+  readonly embedding: string | null;
 };
 
 const CHUNK_COLUMNS = `chunk_index, content, content_sha256, embedding_model, embedding_key, token_count, page, heading_path, char_start,

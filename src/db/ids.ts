@@ -5,6 +5,7 @@ const TABLES = {
   run: 'public.task_runs',
   task: 'public.agent_tasks',
   workspace: 'public.workspaces',
+  agent: 'public.agents',
 } as const;
 
 /** What can be named by the beginning of its id. */

@@ -1,5 +1,6 @@
 /** What an agent knows, searched. */
 import type { Queryable } from './database.ts';
+import type { StoredCredential } from './runs.ts';
 
 /** A passage of a source. */
 export type Chunk = {
@@ -8,47 +9,127 @@ export type Chunk = {
   readonly content: string;
   readonly page: number | null;
   readonly heading: string | null;
-  /** Text rank; only its order means something. */
-  readonly rank: number;
+  /** As its datastore's metric has it; null where there was no vector to compare. */
+  readonly similarity: number | null;
+  /** Of nearness and words together; only its order means something. */
+  readonly score: number;
 };
 
+/** A model whose vectors passages have. */
+export type VectorModel = { readonly model: string; readonly dimensions: number };
+
+/** A query as one model sees it. */
+export type QueryVector = VectorModel & { readonly vector: ArrayLike<number> };
+
+/** Models beyond these, by passages, are not asked: a workspace that changes its model has two. */
+const MOST_MODELS = 3;
+/** Passages of a search at most. */
+const MOST_CHUNKS = 20;
+
 /**
- * The passages that fit a query best, by text rank, from the sources that an agent may read: those of the
+ * The passages that fit a query best, by nearness and words together, from the sources that an agent may read: those of the
  * agent, of its active datastores and assigned media, and those of its workspace that belong to no agent.
  * Never crosses a workspace. Best first; empty if nothing fits.
+ *
+ * @param search.vectors the query, embedded by each of the models that are searched; none: by words alone
+ * @param search.limit null: as many as its datastores say (max_results), else 5
  */
 export async function searchChunks(
   db: Queryable,
-  search: { workspaceId: string; agentId: string; query: string; limit: number },
+  search: {
+    readonly workspaceId: string;
+    readonly agentId: string;
+    readonly query: string;
+    readonly limit: number | null;
+    readonly vectors?: readonly QueryVector[];
+  },
 ): Promise<Chunk[]> {
-  return db.query<Chunk>(
-    {
-      name: 'search_chunks',
-      text: `
-with query as (
-  -- any of the words: a question rarely repeats a passage
-  select nullif(replace(plainto_tsquery('simple', $3)::text, '&', '|'), '')::tsquery as words
-),
-source as (
-  select k.id, k.name, k.generation
-    from public.knowledge_sources k
-   where k.workspace_id = $1
-     and ((k.agent_id is null and k.datastore_id is null and k.media_id is null)
-          or k.agent_id = $2
-          or exists (select 1 from public.agent_datastores d
-                      where d.agent_id = $2 and d.datastore_id = k.datastore_id and d.is_active)
-          or exists (select 1 from public.agent_media_assignments m
-                      where m.agent_id = $2 and m.media_id = k.media_id))
-)
-select c.id, s.name as source, c.content, c.page, array_to_string(c.heading_path, ' › ') as heading,
-       ts_rank_cd(c.content_tsv, q.words, 1) as rank
-  from query q
-  join public.knowledge_chunks c on c.content_tsv @@ q.words
-  join source s on s.id = c.source_id and s.generation = c.generation
- where c.workspace_id = $1
- order by rank desc, c.source_id, c.chunk_index
- limit $4`,
-    },
-    [search.workspaceId, search.agentId, search.query, search.limit],
+  const vectors = search.vectors?.length ? search.vectors : [null];
+  const found = await Promise.all(
+    vectors.map((vector) =>
+      db.query<Chunk>(
+        {
+          name: 'search_chunks',
+          text: `
+select m.id, m.source_name as source, m.content, m.page, array_to_string(m.heading_path, ' › ') as heading, m.similarity, m.score
+  from public.match_knowledge_chunks(
+         query_embedding => $1, match_count => $2, workspace_id => $3, agent_id => $4, query_text => $5, embedding_model => $6) m`,
+        },
+        [
+          vector === null ? null : `[${Array.from(vector.vector).join(',')}]`,
+          search.limit,
+          search.workspaceId,
+          search.agentId,
+          search.query,
+          vector?.model ?? null,
+        ],
+      ),
+    ),
   );
+  // Each search knows the words and its own model's vectors: a passage counts where it counts most.
+  const best = new Map<string, Chunk>();
+  for (const chunk of found.flat()) {
+    const other = best.get(chunk.id);
+    if (!other || chunk.score > other.score) best.set(chunk.id, chunk);
+  }
+  const most = search.limit ?? Math.max(...found.map((chunks) => chunks.length));
+  return [...best.values()].sort((a, b) => b.score - a.score).slice(0, Math.min(most, MOST_CHUNKS));
+}
+
+/** What a query must be embedded with to be compared with what an agent knows, and the workspace's keys to do so. */
+export async function findVectorModels(
+  db: Queryable,
+  workspaceId: string,
+  agentId: string,
+): Promise<{ readonly models: readonly VectorModel[]; readonly credentials: readonly StoredCredential[] }> {
+  const [row] = await db.query<{ models: VectorModel[]; credentials: StoredCredential[] }>(
+    {
+      name: 'find_vector_models',
+      text: `
+select coalesce((
+         select jsonb_agg(jsonb_build_object('model', m.model, 'dimensions', m.dimensions) order by m.chunks desc)
+           from (
+             select k.embedding_model as model, k.embedding_dimensions as dimensions, sum(k.chunk_count) as chunks
+               from public.knowledge_sources k
+              where k.workspace_id = $1 and k.processing_status <> 'archived' and k.chunk_count > 0
+                and k.embedding_model is not null and k.embedding_dimensions > 0
+                and ((k.agent_id is null and k.datastore_id is null and k.media_id is null)
+                     or k.agent_id = $2
+                     or exists (select 1 from public.agent_datastores d
+                                 where d.agent_id = $2 and d.datastore_id = k.datastore_id and d.is_active)
+                     or exists (select 1 from public.agent_media_assignments m
+                                 where m.agent_id = $2 and m.media_id = k.media_id))
+              group by 1, 2
+              order by 3 desc
+              limit ${MOST_MODELS}) m), '[]') as models,
+       coalesce((
+         select jsonb_agg(jsonb_build_object('id', w.id, 'provider', w.provider, 'secret', w.api_key,
+                                             'vault_id', w.vault_api_key_id) order by w.created_at)
+           from public.workspace_llm_config w
+          where w.workspace_id = $1 and w.is_active), '[]') as credentials`,
+    },
+    [workspaceId, agentId],
+  );
+  return row ?? { models: [], credentials: [] };
+}
+
+/**
+ * Makes the index of a model's vectors where there is none, before its first passages are stored. False: not now, somebody holds the
+ * table; the search is exact until the next document asks again.
+ */
+export async function ensureVectorIndex(db: Queryable, { model, dimensions }: VectorModel): Promise<boolean> {
+  const [row] = await db.query<{ there: boolean }>(
+    { name: 'ensure_vector_index', text: 'select agentd.ensure_vector_index($1, $2) as there' },
+    [model, dimensions],
+  );
+  return row?.there ?? false;
+}
+
+/** Drops the indexes of models that no passage has any more. Returns how many. */
+export async function dropUnusedVectorIndexes(db: Queryable): Promise<number> {
+  const [row] = await db.query<{ dropped: number }>({
+    name: 'drop_unused_vector_indexes',
+    text: 'select agentd.drop_unused_vector_indexes() as dropped',
+  });
+  return row?.dropped ?? 0;
 }

@@ -72,7 +72,9 @@ describe('vectors', () => {
   test('are those of feature-hash-v1, for ever: what is stored was made by other versions', async () => {
     const { vectors } = await featureHashEmbedder(64).embed(HANDBOOK, forever);
     const rounded = vectors.map((vector) => Array.from(vector, (number) => Math.round(number * 1e5)));
-    expect(createHash('sha256').update(JSON.stringify(rounded)).digest('hex').slice(0, 16)).toBe('9e2f837c4477aabc');
+    expect(createHash('sha256').update(JSON.stringify(rounded)).digest('hex').slice(0, 16)).toBe(
+      '9e2f837c4477aabc',
+    );
   });
 
   test('disregard case, accents and Unicode form', async () => {

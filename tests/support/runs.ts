@@ -136,8 +136,9 @@ export async function waitForRun(db: Database, id: string, states: readonly stri
 export async function until<T>(
   what: string,
   look: () => T | Promise<T>,
+  deadlineMs = DEADLINE_MS,
 ): Promise<Exclude<T, null | undefined | false>> {
-  const deadline = performance.now() + DEADLINE_MS;
+  const deadline = performance.now() + deadlineMs;
   for (;;) {
     const found = await look();
     if (found !== null && found !== undefined && found !== false) {

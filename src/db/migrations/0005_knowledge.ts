@@ -4,6 +4,25 @@ import { dropTables, keepUpdatedAt, runSql, vectorSchema } from './run-sql.ts';
 // From files, pages and texts to chunks that can be searched. A media row is a file, a source is what gets chunked, a chunk
 // is the result; a datastore says where vectors live and how they are searched.
 
+/** Counts after every statement, until 0021. */
+export const COUNT_CHUNKS = `
+    create function agentd.count_chunks() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    declare
+      touched uuid[];
+    begin
+      if tg_op = 'DELETE' then
+        select array_agg(distinct o.source_id) into touched from old_rows o;
+      else
+        select array_agg(distinct n.source_id) into touched from new_rows n;
+      end if;
+      if touched is not null then
+        perform agentd.count_chunks_of(touched);
+      end if;
+      return null;
+    end
+    $$;`;
+
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const FILL_CHUNK = `
     create or replace function agentd.fill_chunk() returns trigger
@@ -333,22 +352,7 @@ async function createCounters(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    create function agentd.count_chunks() returns trigger
-    language plpgsql security definer set search_path = '' as $$
-    declare
-      touched uuid[];
-    begin
-      if tg_op = 'DELETE' then
-        select array_agg(distinct o.source_id) into touched from old_rows o;
-      else
-        select array_agg(distinct n.source_id) into touched from new_rows n;
-      end if;
-      if touched is not null then
-        perform agentd.count_chunks_of(touched);
-      end if;
-      return null;
-    end
-    $$;
+    ${sql.raw(COUNT_CHUNKS)}
 
     create trigger count_chunks_inserted
       after insert on public.knowledge_chunks

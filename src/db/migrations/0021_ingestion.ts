@@ -7,6 +7,7 @@
  * every claim a new epoch (`lease_epoch`): an attempt under an older one changes nothing.
  */
 import { type Kysely, sql } from 'kysely';
+import { COUNT_CHUNKS } from './0005_knowledge.ts';
 import { WAITING_HEALTH } from './0012_waiting_room.ts';
 import { applyAccess } from './access.ts';
 import { insertJobs } from './insert-jobs.ts';
@@ -29,12 +30,25 @@ const DOCUMENT_HEALTH = changed(
                   else 0 end`,
 );
 
+/** Chunks of a generation that nobody searches yet, or no more, change no count. */
+const COUNT_SEARCHED_CHUNKS = changed(
+  changed(
+    changed(COUNT_CHUNKS, 'create function', 'create or replace function'),
+    'into touched from old_rows o;',
+    `into touched from old_rows o
+          join public.knowledge_sources s on s.id = o.source_id and s.generation = o.generation;`,
+  ),
+  'into touched from new_rows n;',
+  `into touched from new_rows n
+          join public.knowledge_sources s on s.id = n.source_id and s.generation = n.generation;`,
+);
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addColumns(db);
   await requestIngestion(db);
   await followMedia(db);
   await admitDocuments(db);
-  await runSql(db, sql.raw(DOCUMENT_HEALTH));
+  await runSql(db, sql.raw([DOCUMENT_HEALTH, COUNT_SEARCHED_CHUNKS].join('\n')));
   await applyAccess(db);
 }
 
@@ -354,6 +368,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     ${sql.raw(WAITING_HEALTH)}
+    ${sql.raw(changed(COUNT_CHUNKS, 'create function', 'create or replace function'))}
     drop function agentd.admit_documents(integer);
     drop function agentd.document_room(uuid);
     drop trigger mirror_source on public.knowledge_sources;

@@ -13,7 +13,7 @@ import { runSql, vectorSchema } from './run-sql.ts';
 
 /** What halfvec can index. */
 const MOST_DIMENSIONS = 4000;
-const LIMITS: Limits = { exactRows: 400, bitCandidates: 40, indexFactor: 3, efSearch: 100 };
+const LIMITS: Limits = { exactRows: 200, bitCandidates: 30, indexFactor: 20, efSearch: 200 };
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   const home = await vectorSchema(db);

@@ -115,7 +115,7 @@ begin
       v_model := v_models[1];
     end if;
     v_settings := array[current_setting('enable_sort'), current_setting('jit'), coalesce(current_setting('hnsw.iterative_scan', true), 'off'),
-                        coalesce(current_setting('hnsw.ef_search', true), '40')];
+                        coalesce(current_setting('hnsw.ef_search', true), '40'), current_setting('enable_bitmapscan')];
     perform set_config('jit', 'off', true);
     v_indexed := (select c.reltuples from pg_catalog.pg_class c
                    where c.relnamespace = 'public'::regnamespace and c.relname = agentd.vector_index_name(v_model, v_dims));
@@ -131,7 +131,7 @@ begin
        group by 1, 2
     loop
       v_got := null;
-      v_filter := format('c.workspace_id = $1 and pg_catalog.length(c.embedding_bits) = %s', v_dims)
+      v_filter := format('(c.workspace_id = $1) is true and pg_catalog.length(c.embedding_bits) = %s', v_dims)
                   || case when v_model is null then '' else format(' and c.embedding_model = %L', v_model) end;
 
       if v_indexed > 0 and v_group.chunks > ${limits.exactRows}
@@ -144,7 +144,7 @@ begin
               select n.id, ${distance('$6', 'n.embedding', '$5')} as distance
                 from (
                   select c.id, c.source_id, c.generation, c.embedding from public.knowledge_chunks c
-                   where %s%s
+                   where c.workspace_id = $1 and %s%s
                    order by c.embedding::${home}.halfvec(%s) operator(${home}.<=>) $5::${home}.halfvec(%s)
                    limit $4 * 2) n
                 join unnest($2, $3) e (source_id, generation) on e.source_id = n.source_id and e.generation = n.generation
@@ -158,6 +158,9 @@ begin
 
       -- without the index, or where it gave fewer than there are
       if coalesce(cardinality(v_got), 0) < least(v_wide, v_group.chunks) then
+        -- Source by source; the planner would intersect each with all of the workspace, as a policy names it or we, and that takes
+        -- longer than the search.
+        perform set_config('enable_bitmapscan', 'off', true);
         execute format($query$
           select array_agg(b.id order by b.distance, b.id), array_agg(b.distance order by b.distance, b.id)
             from (
@@ -165,13 +168,16 @@ begin
                 from (
                   select c.id, c.embedding
                     from unnest($2, $3) e (source_id, generation)
-                    join public.knowledge_chunks c on c.source_id = e.source_id and c.generation = e.generation
-                   where %s%s) n
+                   cross join lateral (
+                     select c.id, c.embedding, c.embedding_bits from public.knowledge_chunks c
+                      where c.source_id = e.source_id and c.generation = e.generation and %s offset 0) c
+                   %s) n
                order by 2, 1 limit $4) b$query$,
             v_filter,
             case when v_group.chunks <= ${limits.exactRows} then '' else
               ' order by c.embedding_bits operator(${home}.<~>) ${home}.binary_quantize($5) limit ' || v_count * ${limits.bitCandidates} end)
           into v_got, v_near using v_workspace, v_group.ids, v_group.generations, v_wide, v_query, v_group.metric;
+        perform set_config('enable_bitmapscan', v_settings[5], true);
       end if;
 
       if v_got is not null then
@@ -205,17 +211,17 @@ begin
     -- Words that stand in very many passages say little and cost much: beside vectors, passages must then have all of them.
     if cardinality(v_found) > 0 and (
          select count(*) from (
-           select 1 from unnest(v_ids, v_generations) e (source_id, generation)
-             join public.knowledge_chunks c on c.source_id = e.source_id and c.generation = e.generation
-            where c.content_tsv @@ v_words and c.workspace_id = v_workspace limit 2001) m) > 2000 then
+           select 1 from public.knowledge_chunks c
+            where c.content_tsv @@ v_words and c.workspace_id = v_workspace and c.source_id = any (v_ids) limit 2001) m) > 2000 then
       v_words := plainto_tsquery('pg_catalog.simple', left(v_text, 1000));
     end if;
-    select coalesce(array_agg(t.id order by t.rank desc, t.id), '{}') into v_worded
-      from (select c.id, ts_rank_cd(c.content_tsv, v_words, 1) as rank
-              from unnest(v_ids, v_generations) e (source_id, generation)
-              join public.knowledge_chunks c on c.source_id = e.source_id and c.generation = e.generation
-             where c.content_tsv @@ v_words and c.workspace_id = v_workspace
-             order by 2 desc, c.source_id, c.chunk_index limit v_wide) t;
+    select coalesce(array_agg(t.id order by t.rank desc, t.source_id, t.chunk_index), '{}') into v_worded
+      from (select m.id, m.source_id, m.chunk_index, ts_rank_cd(m.content_tsv, v_words, 1) as rank
+              from (select c.id, c.source_id, c.generation, c.chunk_index, c.content_tsv from public.knowledge_chunks c
+                     where c.content_tsv @@ v_words and c.workspace_id = v_workspace and c.source_id = any (v_ids) offset 0) m
+              join unnest(v_ids, v_generations) e (source_id, generation)
+                on e.source_id = m.source_id and e.generation = m.generation
+             order by 4 desc, 2, 3 limit v_wide) t;
   end if;
 
   return query

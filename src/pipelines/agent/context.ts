@@ -5,9 +5,15 @@ import type { ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import type { ChatMessage } from '../../providers/models.ts';
 import { RunFailure } from './errors.ts';
 import { BYTES_PER_TOKEN, cutTo, cutWithNote } from './text.ts';
+import type { Citation } from './tools.ts';
 
 /** The beginning of a step as journaled: the messages, and what did not fit into them. */
-export type StepContext = { readonly messages: ChatMessage[]; readonly left_out: readonly string[] };
+export type StepContext = {
+  readonly messages: ChatMessage[];
+  readonly left_out: readonly string[];
+  /** The passages of knowledge that are in it. */
+  readonly citations?: readonly Citation[];
+};
 
 /** An earlier step's result. */
 export type StepResult = { readonly order: number; readonly name: string; readonly text: string };
@@ -43,6 +49,7 @@ export function buildContext(
   chunks: readonly Chunk[],
 ): StepContext {
   const leftOut: string[] = [];
+  let citations: readonly Citation[] = [];
   const system = systemMessage(run.settings.task_name, agent, step);
   const parts = [stepRequest(run, step)];
   const window = roomOf(agent, system.length + (parts[0] ?? '').length);
@@ -72,6 +79,7 @@ export function buildContext(
     if (fitting.length < chunks.length)
       leftOut.push(`${chunks.length - fitting.length} passages of knowledge`);
     if (fitting.length > 0) parts.push(data('knowledge', knowledgeAsText(fitting)));
+    citations = citationsOf(fitting);
   }
   return {
     messages: [
@@ -79,6 +87,7 @@ export function buildContext(
       { role: 'user', content: parts.join('\n\n') },
     ],
     left_out: leftOut,
+    ...(citations.length > 0 ? { citations } : {}),
   };
 }
 
@@ -134,6 +143,16 @@ export function knowledgeAsText(chunks: readonly Chunk[]): string {
       return `[${where.filter(Boolean).join(', ')}]\n${chunk.content}`;
     })
     .join('\n\n');
+}
+
+/** Where passages come from. */
+export function citationsOf(chunks: readonly Chunk[]): Citation[] {
+  return chunks.map(({ id, source, page, heading }) => ({
+    chunk_id: id,
+    source,
+    page,
+    heading: heading || null,
+  }));
 }
 
 /** A tool's result as the model gets it: cut to its share of the window, with a note of what is missing. */

@@ -16,6 +16,7 @@ import type {
   ToolCallChange,
 } from '../../db/runs.ts';
 import { callKey } from './call-key.ts';
+import type { PaidEmbedding } from './query-embedding.ts';
 
 /** The run is no longer this worker's: it was cancelled, deleted, has ended, or another worker has it. */
 export class RunLost extends Error {
@@ -199,6 +200,24 @@ export class RunJournal {
     this.#observer?.toolCall(change);
   }
 
+  /** What embedding a query has cost: booked with what it was made for, a step's context (turn 0) or a tool call. */
+  embedding(place: { order: number; turn: number; index: number }, paid: PaidEmbedding): void {
+    const { order, turn, index } = place;
+    this.#spend(callKey(this.#next.run, order, turn, index), {
+      turns: 0,
+      tool_calls: 0,
+      tokens: 0,
+      cost_micros: paid.costMicros,
+    });
+    this.#next.cost_micros += paid.costMicros;
+    this.#usage('embedding_tokens', paid.tokens, paid.costMicros, {
+      key: `embed:${this.#next.run}:${order}:${turn}:${index}:${paid.model}`,
+      provider: paid.provider,
+      model: paid.model,
+    });
+    this.#dirty = true;
+  }
+
   /** A message that appears when, and only when, this flush commits. */
   message(change: MessageChange): void {
     this.#next.messages.push(change);
@@ -360,8 +379,8 @@ function salvage(checkpoint: Checkpoint): Checkpoint {
     completion_tokens,
     cost_micros,
     active_ms: checkpoint.active_ms,
-    spend: checkpoint.spend.filter((call) => call.turns > 0),
-    usage: usage.filter((event) => event.metric === 'tokens'),
+    spend: checkpoint.spend.filter((call) => call.turns > 0 || call.cost_micros > 0),
+    usage: usage.filter((event) => event.metric === 'tokens' || event.metric === 'embedding_tokens'),
     llm: llm.filter((call) => call.status === 'completed').map(({ response: _, ...call }) => call),
   };
 }

@@ -2,7 +2,6 @@
 
 import { type Clock, sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
-import { searchChunks } from '../../db/knowledge.ts';
 import { isStatementTimeout } from '../../db/retry.ts';
 import type { ApprovalPolicy, ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { JobAborted } from '../../queue/errors.ts';
@@ -13,6 +12,7 @@ import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import type { ModelCallDeps } from './model-call.ts';
 import type { ModelChoice } from './model-choice.ts';
+import { findKnowledge, type PaidEmbedding, type QueryEmbedder } from './query-embedding.ts';
 import {
   assistantMessage,
   type Conversation,
@@ -28,12 +28,14 @@ import type { Tool } from './tools.ts';
 const LOOP_REPEATS = 5;
 /** Turns of a step at most; a model that goes on calling tools is stopped there. */
 export const MAX_TURNS = 25;
-/** Passages of knowledge put into a step's context. */
-const CONTEXT_CHUNKS = 5;
 const FIRST_RETRY_MS = 500;
 const LONGEST_RETRY_MS = 5_000;
 
-export type StepDeps = ModelCallDeps & { readonly db: Queryable };
+export type StepDeps = ModelCallDeps & {
+  readonly db: Queryable;
+  /** Absent: knowledge is searched by words alone. */
+  readonly queries?: QueryEmbedder;
+};
 
 export type StepInput = {
   readonly run: ClaimedRun;
@@ -71,8 +73,10 @@ export async function executeStep(
   const restored = before?.context ? (before.context as StepContext) : null;
   // The step before is on record before this one searches: an answer that was paid for is not to be lost in a wait.
   if (!restored && input.agent.has_knowledge) await journal.flush();
+  const paid: PaidEmbedding[] = [];
   const context =
-    restored ?? withMissingTools(await freshContext(deps, input), input.missingTools, input.models.leftOut);
+    restored ??
+    withMissingTools(await freshContext(deps, input, paid), input.missingTools, input.models.leftOut);
   const llm = run.journal.llm.filter((call) => call.step_order === step.order);
   const tools = run.journal.tools.filter((call) => call.step_order === step.order);
   const conversation = replayStep(context, llm, tools);
@@ -87,7 +91,10 @@ export async function executeStep(
 
   const state = { order: step.order, step_id: step.id, name: step.name };
   let attempt = before?.attempt ?? 1;
-  if (!restored) journal.step({ ...state, attempt, status: 'running', context });
+  if (!restored) {
+    journal.step({ ...state, attempt, status: 'running', context });
+    for (const one of paid) journal.embedding({ order: step.order, turn: 0, index: 0 }, one);
+  }
 
   const maxRetries = step.max_retries ?? run.settings.max_retries;
   for (;;) {
@@ -142,7 +149,8 @@ function withMissingTools(
   return notes.length === 0 ? context : { ...context, left_out: [...context.left_out, ...notes] };
 }
 
-async function freshContext(deps: StepDeps, input: StepInput): Promise<StepContext> {
+/** @param paid gets what embedding the request has cost */
+async function freshContext(deps: StepDeps, input: StepInput, paid: PaidEmbedding[]): Promise<StepContext> {
   const { run, agent, step, previous } = input;
   const request = stepRequest(run, step);
   if (request === '') {
@@ -153,13 +161,20 @@ async function freshContext(deps: StepDeps, input: StepInput): Promise<StepConte
   }
   if (!agent.has_knowledge || !run.agent_id) return buildContext(run, agent, step, previous, []);
   try {
-    const chunks = await searchChunks(deps.db, {
-      workspaceId: run.workspace_id,
-      agentId: run.agent_id,
-      query: request.slice(0, 1000),
-      limit: CONTEXT_CHUNKS,
-    });
-    return buildContext(run, agent, step, previous, chunks);
+    const { chunks, note } = await findKnowledge(
+      deps,
+      {
+        workspaceId: run.workspace_id,
+        agentId: run.agent_id,
+        text: request.slice(0, 1000),
+        limit: null,
+        signal: input.signal,
+      },
+      (some) => paid.push(...some),
+    );
+    const context = buildContext(run, agent, step, previous, chunks);
+    if (note === null) return context;
+    return { ...context, left_out: [...context.left_out, `knowledge by its meaning: ${note}`] };
   } catch (error) {
     if (!isStatementTimeout(error)) throw error;
     const context = buildContext(run, agent, step, previous, []);

@@ -9,7 +9,7 @@ import { toolResultText } from './context.ts';
 import { RunMustWait } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { isSettled, settledContent } from './replay.ts';
-import { type Tool, type ToolContext, ToolError } from './tools.ts';
+import { type Citation, type Tool, type ToolContext, ToolError } from './tools.ts';
 
 /** Calls of one answer beyond this many are not made: no model needs them, and each one costs. */
 const MAX_CALLS_PER_TURN = 64;
@@ -222,13 +222,19 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
   const { tool, call, index, args } = one;
   if (!tool) return;
   const started = performance.now();
-  const settle = (status: 'completed' | 'failed', content: string, code: string | null): void => {
+  const place = { order: turn.order, turn: turn.turn, index };
+  const settle = (
+    status: 'completed' | 'failed',
+    content: string,
+    code: string | null,
+    citations: readonly Citation[] = [],
+  ): void => {
     const duration = performance.now() - started;
     one.content = toolResultText(content, turn.contextWindowSize);
     record(journal, turn, {
       ...change(turn, call, index, tool, args),
       status,
-      result: { content: one.content },
+      result: { content: one.content, ...(citations.length > 0 ? { citations } : {}) },
       error_code: code,
       error: code === null ? null : one.content,
       duration_ms: Math.round(duration),
@@ -243,11 +249,15 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
       signal,
     );
     for (const message of result.messages ?? []) journal.message(message);
-    settle('completed', result.content, null);
+    for (const paid of result.paid ?? []) journal.embedding(place, paid);
+    settle('completed', result.content, null, result.citations);
   } catch (error) {
     if (turn.context.signal.aborted) throw turn.context.signal.reason;
     // a tool that quotes its request quotes the credential in it
-    if (error instanceof ToolError) settle('failed', maskText(error.message), error.code);
+    if (error instanceof ToolError) {
+      for (const paid of error.paid) journal.embedding(place, paid);
+      settle('failed', maskText(error.message), error.code);
+    }
     // what went wrong inside is for the operator's log, not for a model that may repeat it to anyone
     else settle('failed', 'The tool failed for a reason of its own. It may work later.', 'tool_failed');
   }

@@ -2,16 +2,19 @@
 import { z } from 'zod';
 import { findChannel } from '../../db/conversations.ts';
 import type { Queryable } from '../../db/database.ts';
-import { searchChunks } from '../../db/knowledge.ts';
 import { isStatementTimeout } from '../../db/retry.ts';
-import { knowledgeAsText } from './context.ts';
+import { citationsOf, knowledgeAsText } from './context.ts';
+import { findKnowledge, type PaidEmbedding, type QueryEmbedder } from './query-embedding.ts';
 import { type Tool, type ToolContext, ToolError, type ToolResult, type ToolSource } from './tools.ts';
 
 /** Names of the built-in tools, for metrics and documentation. */
 export const builtInToolNames = ['current_time', 'search_knowledge', 'send_message'] as const;
 
+/** Characters of a query that are searched for. */
+const LONGEST_QUERY = 1000;
+
 /** `now`: the database's time, not that of the node. */
-type Deps = { readonly db: Queryable; readonly now: () => Date };
+type Deps = { readonly db: Queryable; readonly now: () => Date; readonly queries?: QueryEmbedder };
 
 /**
  * The built-in source. `current_time` is always there, `search_knowledge` where the agent has knowledge.
@@ -85,16 +88,28 @@ function searchKnowledge(deps: Deps): Tool {
       }),
     },
     async ({ query, limit }, context) => {
-      const chunks = await searchChunks(deps.db, {
-        workspaceId: context.workspaceId,
-        agentId: context.agentId,
-        query,
-        limit: limit ?? 5,
-      }).catch((error: unknown) => {
+      let spent: readonly PaidEmbedding[] = [];
+      const { workspaceId, agentId, signal } = context;
+      const { chunks, paid, note } = await findKnowledge(
+        deps,
+        { workspaceId, agentId, text: query.slice(0, LONGEST_QUERY), limit: limit ?? null, signal },
+        (some) => {
+          spent = some;
+        },
+      ).catch((error: unknown) => {
         if (!isStatementTimeout(error)) throw error;
-        throw new ToolError('search_timeout', 'The search took too long. Search for fewer or rarer words.');
+        throw new ToolError(
+          'search_timeout',
+          'The search took too long. Search for fewer or rarer words.',
+          spent,
+        );
       });
-      return { content: chunks.length === 0 ? 'Nothing was found.' : knowledgeAsText(chunks) };
+      const text = chunks.length === 0 ? 'Nothing was found.' : knowledgeAsText(chunks);
+      return {
+        content: note === null ? text : `(Searched by words alone: ${note}.)\n\n${text}`,
+        citations: citationsOf(chunks),
+        paid,
+      };
     },
   );
 }

@@ -6,6 +6,7 @@ import { isTransient } from '../../db/retry.ts';
 import type { MessageChange, ToolCallChange } from '../../db/runs.ts';
 import type { ToolDefinition } from '../../providers/models.ts';
 import { RunFailure } from './errors.ts';
+import type { PaidEmbedding } from './query-embedding.ts';
 
 /** What a tool knows about the run that calls it. */
 export type ToolContext = {
@@ -25,15 +26,30 @@ export type ToolResult = {
   readonly content: string;
   /** Effects in our own database: they commit together with the call's outcome, so they happen exactly once. */
   readonly messages?: readonly MessageChange[];
+  /** Where what it says comes from; journaled with it. */
+  readonly citations?: readonly Citation[];
+  /** What embeddings for it have cost. */
+  readonly paid?: readonly PaidEmbedding[];
+};
+
+/** A passage by its place. */
+export type Citation = {
+  readonly chunk_id: string;
+  readonly source: string;
+  readonly page: number | null;
+  readonly heading: string | null;
 };
 
 /** A call failed in a way that the model should know of and may correct. */
 export class ToolError extends Error {
   override readonly name = 'ToolError';
   readonly code: string;
-  constructor(code: string, message: string) {
+  /** What embeddings have cost before it failed. */
+  readonly paid: readonly PaidEmbedding[];
+  constructor(code: string, message: string, paid: readonly PaidEmbedding[] = []) {
     super(message);
     this.code = code;
+    this.paid = paid;
   }
 }
 

@@ -31,9 +31,9 @@ export class ChunkBuffer {
     this.#events = events;
   }
 
-  /** A full request, or the last one. */
+  /** A full request, or the last one: by the limits that held when it was filled, for what was full is to be sent though they grew. */
   get isReady(): boolean {
-    return this.#chunks.length > 0 && (this.#hasEnded || this.#isFull);
+    return this.#chunks.length > 0 && (this.#hasEnded || !this.#isFilling);
   }
 
   get isExhausted(): boolean {

@@ -140,9 +140,9 @@ class Packer {
 
   #prefix(start: number, end: number) {
     const segments = this.#segments;
-    // Headings at its beginning are above what follows them, and not only above themselves.
+    // Headings at its beginning, as many as there are levels, are above what follows them and not only above themselves.
     let first = start;
-    while (first < end - 1 && segments.kind(first) === KIND.heading) first++;
+    while (first < Math.min(end - 1, start + 6) && segments.kind(first) === KIND.heading) first++;
     const section = commonSection(segments.section(first), segments.section(end - 1));
     const path = this.#prefixes.path(section, segments.start(start));
     const table = segments.table(start);

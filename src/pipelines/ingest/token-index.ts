@@ -7,7 +7,9 @@ import { pieceTokenEnds, pieceTokens } from './token-table.ts';
  * Pieces longer than this (a word or a line of dashes without end) are cut, so that nothing costs more than its length. UTF-16 units.
  * A slice that holds such a cut counts as its parts do, not as the whole: chunks end there.
  */
-export const MAX_PIECE = 16_384;
+export const MAX_PIECE = 4096;
+/** The tokens of pieces up to this length are likely known. UTF-16 units. */
+const SHORT = 64;
 /** Characters whose tokens are summed up beforehand. A power of 2. */
 const BLOCK = 64;
 const SHIFT = 6;
@@ -69,32 +71,46 @@ export class TokenIndex {
    * has in the piece.
    */
   #add(start: number, end: number, partTokens: number): void {
-    const text = this.#text;
-    const piece = text.slice(start, end);
-    let left = pieceTokens(piece);
-    if (left > partTokens) {
-      let done = 0;
-      let place = 0;
-      let placeTokens = 0;
-      let isWhole = false;
-      for (const [units, tokens] of pieceTokenEnds(piece)) {
-        if (tokens - done > partTokens && place > 0) {
-          this.#tokens[start + place - 1] = placeTokens - done;
-          left -= placeTokens - done;
-          done = placeTokens;
-          place = 0;
-          isWhole = false;
-        }
-        // one sign before a letter would make a piece with it: two signs are left at least
-        if (units + 4 > piece.length) break;
-        const whole = graphemeStart(text, start, start + units) === start + units;
-        if (isWhole && !whole) continue;
-        isWhole = whole;
-        place = units;
-        placeTokens = tokens;
+    const piece = this.#text.slice(start, end);
+    // a unit has at most three bytes, and a token at least one
+    if (3 * piece.length <= partTokens) {
+      this.#tokens[end - 1] = pieceTokens(piece);
+      return;
+    }
+    if (piece.length <= SHORT) {
+      const tokens = pieceTokens(piece);
+      if (tokens <= partTokens) {
+        this.#tokens[end - 1] = tokens;
+        return;
       }
     }
-    this.#tokens[end - 1] = left;
+    const { ends, counts, total } = pieceTokenEnds(piece);
+    let [from, done] = [0, 0];
+    while (total - done > partTokens) {
+      let last = from;
+      // one sign before a letter would make a piece with it: two signs are left at least
+      while (
+        last < ends.length &&
+        (counts[last] as number) - done <= partTokens &&
+        (ends[last] as number) + 4 <= piece.length
+      )
+        last++;
+      if (last === from) break;
+      const at = this.#wholeEnd(start, ends, from, last - 1);
+      this.#tokens[start + (ends[at] as number) - 1] = (counts[at] as number) - done;
+      done = counts[at] as number;
+      from = at + 1;
+    }
+    this.#tokens[end - 1] = total - done;
+  }
+
+  /** Which of a piece's token ends, the last few of those from `first` to `last`, is not within a grapheme; `last` if none is. */
+  #wholeEnd(start: number, ends: readonly number[], first: number, last: number): number {
+    for (let at = last; at >= Math.max(first, last - 32); at--) {
+      const end = start + (ends[at] as number);
+      if (graphemeStart(this.#text, start, end) === end) return at;
+    }
+    return last;
   }
 
   /** Whether a piece ends at an offset. */

@@ -28,6 +28,10 @@ for (const [rank, token] of (ranks as readonly (string | readonly number[])[]).e
   if (typeof token === 'string') known.set(token, 1);
 }
 const VOCABULARY = known.size;
+const rankOfByte = Int32Array.from(
+  { length: 256 },
+  (_, byte) => rankOf.get(String.fromCharCode(byte)) as number,
+);
 /** The rank that two neighbours merge to, or NONE, by their two ranks. */
 const merges = new Map<number, number>();
 const remembered = { pieces: 0 };
@@ -35,7 +39,7 @@ const remembered = { pieces: 0 };
 /**
  * Tokens of a piece that the encoding's pattern would match as a whole.
  *
- * @param piece not empty, without lone surrogates, at most 16,384 units: below 2^16 bytes, whose places share a number with a rank
+ * @param piece not empty, without lone surrogates, at most 16,384 units: fewer than 2^16 bytes, whose places share a number with a rank
  */
 export function pieceTokens(piece: string): number {
   const count = known.get(piece);
@@ -49,24 +53,28 @@ export function pieceTokens(piece: string): number {
  * Where the tokens of a piece end, in UTF-16 units, without those that end within a character. What stands before such an end has, on
  * its own, the same tokens as there, and so has what stands after it: no merge has crossed it.
  *
- * @returns for each end, the tokens up to it
+ * @returns the ends, ascending, with the tokens up to each, and the tokens of all
  */
-export function pieceTokenEnds(piece: string): Map<number, number> {
+export function pieceTokenEnds(piece: string): { ends: number[]; counts: number[]; total: number } {
   const bytes = Buffer.from(piece, 'utf8');
   const starts: number[] = [];
-  encode(bytes, starts);
-  const ends = new Map<number, number>();
+  const total = encode(bytes, starts);
+  const ends: number[] = [];
+  const counts: number[] = [];
   let unit = 0;
   let byte = 0;
-  for (const [tokens, start] of [...starts, bytes.length].entries()) {
-    while (byte < start) {
+  for (let tokens = 1; tokens <= total; tokens++) {
+    const end = starts[tokens] ?? bytes.length;
+    while (byte < end) {
       const code = piece.codePointAt(unit) as number;
       byte += code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
       unit += code < 0x10000 ? 1 : 2;
     }
-    if (byte === start && unit > 0) ends.set(unit, tokens);
+    if (byte !== end) continue;
+    ends.push(unit);
+    counts.push(tokens);
   }
-  return ends;
+  return { ends, counts, total };
 }
 
 function remember(piece: string, count: number): void {
@@ -98,7 +106,7 @@ function encode(bytes: Uint8Array, starts: number[] | null): number {
   const next = new Int32Array(length);
   const before = new Int32Array(length);
   for (let i = 0; i < length; i++) {
-    rank[i] = rankOf.get(String.fromCharCode(bytes[i] as number)) as number;
+    rank[i] = rankOfByte[bytes[i] as number] as number;
     next[i] = i + 1 < length ? i + 1 : NONE;
     before[i] = i - 1;
   }

@@ -135,7 +135,8 @@ export class DocumentWorkers {
   #start(): Thread | null {
     if (this.#threads.size >= this.#maxThreads) return null;
     const worker = new Worker(THREAD_FILE, {
-      resourceLimits: { maxOldGenerationSizeMb: this.#heapMb },
+      // short-lived objects are most of what it makes: more room for them is memory and no speed
+      resourceLimits: { maxOldGenerationSizeMb: this.#heapMb, maxYoungGenerationSizeMb: 16 },
       // it needs no setting, and a fault of a parser shall find no key
       env: {},
       execArgv: [],

@@ -32,18 +32,20 @@ function prose(length: number, seed = 1): string {
   return parts.join('').slice(0, length);
 }
 
+/** Processor time of this thread, which does not depend on what else the machine does. */
 function seconds(work: () => void): number {
-  const started = performance.now();
+  const before = process.threadCpuUsage();
   work();
-  return (performance.now() - started) / 1000;
+  const { user, system } = process.threadCpuUsage(before);
+  return (user + system) / 1_000_000;
 }
 
-describe('20 MB of one kind', () => {
+describe('megabytes of one kind', () => {
   const letters = numbers(7);
-  const size = 20_000_000;
+  const size = 4_000_000;
   const random = Array.from({ length: 200_000 }, () => String.fromCharCode(97 + letters(26))).join('');
   test.each([
-    ['one letter without a blank', 'a'.repeat(size)],
+    ['20 MB of one letter without a blank', 'a'.repeat(5 * size)],
     ['random letters without a blank', random.repeat(size / random.length)],
     ['blanks', `a${' '.repeat(size)}b`],
     ['line breaks', `a${'\n'.repeat(size)}b`],
@@ -58,8 +60,8 @@ describe('20 MB of one kind', () => {
   ])('%s: done in a bounded time, with every promise kept', { timeout: TIMEOUT }, (_name, text) => {
     const document = documentOf(text);
     let chunks: DocumentChunk[] = [];
-    // a hundred times what a free machine takes for prose of this size is a fault; the deadline of a document is 300 s
-    expect(seconds(() => (chunks = chunkDocument(document, LIMITS)))).toBeLessThan(120);
+    // what is quadratic takes hours
+    expect(seconds(() => (chunks = chunkDocument(document, LIMITS)))).toBeLessThan(60);
     let covered = 0;
     for (const chunk of chunks) {
       expect(

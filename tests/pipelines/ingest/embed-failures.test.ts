@@ -165,15 +165,19 @@ describe('a provider that fails', () => {
 
   test('while another request waits for its limit: that one is given up at once', async () => {
     const gate = Promise.withResolvers<void>();
-    world.server.respond((_, index) =>
-      index === 0 ? { status: 429, headers: { 'retry-after': '30' } } : { delay: gate.promise, status: 401 },
-    );
-    const run = start(world.ready({ maxItems: 10 }), chunks(20));
-    await world.server.waitForRequests(2);
+    world.server.respond((_, index) => {
+      if (index < 2) return {};
+      if (index === 2) return { status: 429, headers: { 'retry-after': '30' } };
+      return { delay: gate.promise, status: 401 };
+    });
+    const run = start(world.ready({ maxItems: 10 }), chunks(40));
+    await world.server.waitForRequests(4);
     await expect.poll(() => world.server.open).toBe(1);
+    await world.clock.settled();
     gate.resolve();
     // the clock stands still
     await expect(run.finished).rejects.toMatchObject({ code: 'credentials_refused' });
+    expect(run.vectors.size).toBe(20);
   });
 
   test('by a hang ends with its time limit', async () => {

@@ -60,6 +60,26 @@ describe('requests', () => {
     expect(await run.finished).toMatchObject({ embedded: 1_000 });
   });
 
+  test('go on when the provider turns out to take more than was thought', async () => {
+    const one = world.ready().embedder;
+    let maxItems = 10;
+    const growing = {
+      ...one,
+      model: one.model,
+      limitKey: one.limitKey,
+      get maxItems() {
+        return maxItems;
+      },
+      embed: (...given: Parameters<typeof one.embed>) => {
+        maxItems = 100;
+        return one.embed(...given);
+      },
+    };
+    const run = start({ lanes: lanesOf(world.clock), embedder: growing }, chunks(500));
+    expect(await run.finished).toMatchObject({ embedded: 500 });
+    expect(Math.max(...world.server.requests.map(({ texts }) => texts.length))).toBe(100);
+  });
+
   test('none for no chunks', async () => {
     expect(await start(world.ready(), []).finished).toEqual({
       embedded: 0,

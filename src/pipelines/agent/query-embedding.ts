@@ -1,0 +1,197 @@
+/** A query as vectors, so that knowledge is found by meaning; a provider that is slow or away costs a moment, and then words must do. */
+import { createHash } from 'node:crypto';
+import type { Logger } from 'pino';
+import type { Clock } from '../../clock.ts';
+import type { Queryable } from '../../db/database.ts';
+import {
+  type Chunk,
+  findVectorModels,
+  type QueryVector,
+  searchChunks,
+  type VectorModel,
+} from '../../db/knowledge.ts';
+import type { StoredCredential } from '../../db/runs.ts';
+import { DocumentError } from '../../providers/document-error.ts';
+import { EmbeddingError } from '../../providers/embedding-error.ts';
+import type { Embedder } from '../../providers/embeddings.ts';
+
+/** What an embedding cost, to be booked with what it was made for. */
+export type PaidEmbedding = {
+  readonly provider: string;
+  readonly model: string;
+  readonly tokens: number;
+  /** Millionths of a US dollar. */
+  readonly costMicros: number;
+};
+
+export type KnowledgeQuery = {
+  readonly workspaceId: string;
+  readonly agentId: string;
+  readonly text: string;
+  /** Null: as many as the datastores say. */
+  readonly limit: number | null;
+  readonly signal: AbortSignal;
+};
+
+export type FoundKnowledge = {
+  readonly chunks: readonly Chunk[];
+  readonly paid: readonly PaidEmbedding[];
+  /** Why it was searched by words alone; null where it was not, or where there is nothing but words. */
+  readonly note: string | null;
+};
+
+export type QueryEmbedderDeps = {
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Embeds for a workspace with its key, else the environment's, as `model` says. Throws DocumentError where no key can be used. */
+  readonly embedderOf: (
+    owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
+    model: VectorModel,
+  ) => { readonly provider: string; readonly embedder: Embedder };
+  /** How long a search waits for its vectors, in milliseconds. */
+  readonly deadlineMs?: number;
+  /** Queries that are remembered; 1,000 of 1,536 dimensions are 6 MB. */
+  readonly cached?: number;
+};
+
+const DEADLINE_MS = 2_000;
+const CACHED = 1_000;
+/** After a failure a workspace's searches use words alone for so long: none of them waits for what is known to be away. */
+const REST_MS = 10_000;
+
+/** Embeds queries, and remembers those of each workspace: no tenant learns by the time it takes what another has asked. */
+export class QueryEmbedder {
+  readonly #deps: QueryEmbedderDeps;
+  readonly #known = new Map<string, Float32Array>();
+  readonly #resting = new Map<string, { readonly until: number; readonly note: string }>();
+
+  constructor(deps: QueryEmbedderDeps) {
+    this.#deps = deps;
+  }
+
+  /**
+   * The query's vectors, one for each model that can be asked in time. `paid` has what was spent, also where the answer can't be used.
+   * Throws the signal's reason if that fired; nothing else but what the database throws.
+   */
+  async embed(
+    db: Queryable,
+    query: Omit<KnowledgeQuery, 'limit'>,
+  ): Promise<{ vectors: QueryVector[]; paid: PaidEmbedding[]; note: string | null }> {
+    const { models, credentials } = await findVectorModels(db, query.workspaceId, query.agentId);
+    const vectors: QueryVector[] = [];
+    const paid: PaidEmbedding[] = [];
+    let note: string | null = null;
+    const owner = { workspace_id: query.workspaceId, credentials };
+    await Promise.all(
+      models.map(async (model) => {
+        const failed = await this.#embedOne(owner, model, query, vectors, paid);
+        note ??= failed;
+      }),
+    );
+    return { vectors, paid, note };
+  }
+
+  async #embedOne(
+    owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
+    model: VectorModel,
+    { text, signal }: Omit<KnowledgeQuery, 'limit'>,
+    vectors: QueryVector[],
+    paid: PaidEmbedding[],
+  ): Promise<string | null> {
+    const key = sha256([owner.workspace_id, model.model, model.dimensions, text]);
+    const known = this.#known.get(key);
+    if (known) {
+      remember(this.#known, key, known, this.#deps.cached ?? CACHED);
+      vectors.push({ ...model, vector: known });
+      return null;
+    }
+    const place = sha256([owner.workspace_id, model.model, model.dimensions]);
+    const rest = this.#resting.get(place);
+    if (rest && rest.until > this.#deps.clock.elapsed()) return rest.note;
+    const { clock } = this.#deps;
+    const deadline = new AbortController();
+    const timer = clock.after(this.#deps.deadlineMs ?? DEADLINE_MS, () =>
+      deadline.abort(new Error('deadline')),
+    );
+    let provider = 'none';
+    try {
+      signal.throwIfAborted();
+      const chosen = this.#deps.embedderOf(owner, model);
+      provider = chosen.provider;
+      const either = AbortSignal.any([signal, deadline.signal]);
+      const answer = await chosen.embedder.embed([text], { signal: either });
+      book(paid, provider, model, answer);
+      const [vector] = answer.vectors;
+      if (!vector || vector.length !== model.dimensions)
+        return this.#fails(place, model, 'wrong_dimensions', 'its answer has other dimensions');
+      remember(this.#known, key, vector, this.#deps.cached ?? CACHED);
+      vectors.push({ ...model, vector });
+      return null;
+    } catch (error) {
+      if (signal.aborted) throw signal.reason;
+      if (deadline.signal.aborted) return this.#fails(place, model, 'timeout', 'it did not answer in time');
+      if (error instanceof EmbeddingError && error.usage) book(paid, provider, model, error.usage);
+      const code = error instanceof DocumentError ? error.code : 'unexpected';
+      return this.#fails(place, model, code, code.replaceAll('_', ' '), error);
+    } finally {
+      timer.cancel();
+    }
+  }
+
+  #fails(place: string, model: VectorModel, code: string, why: string, error?: unknown): string {
+    const note = `the embedding model ${model.model} could not be asked (${why})`;
+    remember(this.#resting, place, { until: this.#deps.clock.elapsed() + REST_MS, note }, CACHED);
+    this.#deps.log.warn(
+      {
+        event: 'query_not_embedded',
+        model: model.model,
+        code,
+        ...(code === 'unexpected' ? { err: error } : {}),
+      },
+      'knowledge is searched by words alone',
+    );
+    return note;
+  }
+}
+
+/** Searches what an agent knows, by meaning too where an embedder is given. Throws what the database throws, or the signal's reason. */
+export async function findKnowledge(
+  deps: { readonly db: Queryable; readonly queries?: QueryEmbedder },
+  query: KnowledgeQuery,
+  onPaid: (paid: readonly PaidEmbedding[]) => void = () => {},
+): Promise<FoundKnowledge> {
+  const embedded = deps.queries
+    ? await deps.queries.embed(deps.db, query)
+    : { vectors: [], paid: [], note: null };
+  onPaid(embedded.paid);
+  const chunks = await searchChunks(deps.db, {
+    workspaceId: query.workspaceId,
+    agentId: query.agentId,
+    query: query.text,
+    limit: query.limit,
+    vectors: embedded.vectors,
+  });
+  return { chunks, paid: embedded.paid, note: embedded.note };
+}
+
+function book(
+  paid: PaidEmbedding[],
+  provider: string,
+  { model }: VectorModel,
+  { tokens, costMicros }: { readonly tokens: number; readonly costMicros: number },
+): void {
+  paid.push({ provider, model, tokens, costMicros: Math.round(costMicros) });
+}
+
+/** The newest entry; the least recently used leaves. */
+function remember<T>(map: Map<string, T>, key: string, value: T, limit: number): void {
+  map.delete(key);
+  map.set(key, value);
+  if (map.size <= limit) return;
+  const oldest = map.keys().next();
+  if (!oldest.done) map.delete(oldest.value);
+}
+
+function sha256(parts: readonly unknown[]): string {
+  return createHash('sha256').update(JSON.stringify(parts)).digest('base64');
+}
