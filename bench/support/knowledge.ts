@@ -32,7 +32,11 @@ export async function fillKnowledge(pool: pg.Pool, classes: readonly Class[]): P
     await client.query(`set session_replication_role = origin; set maintenance_work_mem = '1500MB'`);
     await client.query('vacuum analyze public.knowledge_chunks');
     await client.query('analyze public.knowledge_sources');
-    await client.query('select agentd.ensure_vector_index($1, $2)', [MODEL, DIMENSIONS]);
+    const { rows } = await client.query<{ statement: string }>(
+      'select agentd.vector_index_definition($1, $2, false) as statement',
+      [MODEL, DIMENSIONS],
+    );
+    await client.query((rows[0] as { statement: string }).statement);
     await client.query('analyze public.knowledge_chunks');
     return filled;
   } finally {

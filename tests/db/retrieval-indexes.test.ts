@@ -87,6 +87,17 @@ describe('the index of a model', () => {
     expect(contents(found)).toEqual(['same']);
   });
 
+  test('is left to an operator where writers would wait long for it', async () => {
+    const { workspace } = await company(db.pool);
+    const id = await source(db.pool, workspace, [{ vector: [1, 0, 0], model: 'many' }]);
+    await db.query('update public.knowledge_sources set chunk_count = 10001 where id = $1', [id]);
+    expect(await ensureVectorIndex(db, { model: 'many', dimensions: 3 })).toBe(false);
+    const statement = await value<string>(db.pool, `select agentd.vector_index_definition('many', 3)`);
+    expect(statement).toMatch(/^create index concurrently if not exists p_knowledge_chunks_/);
+    await db.pool.query(statement as string);
+    expect(await ensureVectorIndex(db, { model: 'many', dimensions: 3 })).toBe(true);
+  });
+
   test('goes when no passage is of its model any more, and stays while one is', async () => {
     await ensureVectorIndex(db, { model: 'kept', dimensions: 3 });
     await ensureVectorIndex(db, { model: 'left', dimensions: 3 });

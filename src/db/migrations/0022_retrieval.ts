@@ -13,6 +13,9 @@ import { runSql, vectorSchema } from './run-sql.ts';
 
 /** What halfvec can index. */
 const MOST_DIMENSIONS = 4000;
+/** Writers of the table wait while an index is made: in a table of more rows, or of more of the model's, an operator makes it concurrently. */
+const MOST_ROWS = 500_000;
+const MOST_OF_MODEL = 10_000;
 const LIMITS: Limits = { exactRows: 200, bitCandidates: 30, indexFactor: 20, efSearch: 200 };
 
 export async function up(db: Kysely<unknown>): Promise<void> {
@@ -49,8 +52,19 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
       select 'p_knowledge_chunks_' || substr(encode(sha256(convert_to(p_dimensions || ':' || p_model, 'UTF8')), 'hex'), 1, 24)
     $$;
 
+    -- The statement that makes the HNSW index of a model's vectors; with concurrently, for an operator, nobody waits for it.
+    create function agentd.vector_index_definition(p_model text, p_dimensions integer, p_concurrently boolean default true) returns text
+    language sql immutable set search_path = '' as $$
+      select format(
+        'create index %s if not exists %I on public.knowledge_chunks using hnsw ((embedding::${vector}.halfvec(%s)) ${vector}.halfvec_cosine_ops)
+           where embedding_model = %L and pg_catalog.length(embedding_bits) = %s',
+        case when p_concurrently then 'concurrently' else '' end, agentd.vector_index_name(p_model, p_dimensions), p_dimensions,
+        p_model, p_dimensions)
+    $$;
+
     -- Makes the HNSW index of a model's vectors where there is none. True: it is there, or there can be none (the search is exact
-    -- then). False: somebody holds the table, or another daemon makes it; ask again with the next document.
+    -- then). False: somebody holds the table, another daemon makes it, or there is so much that writers would wait long: then the
+    -- statement is an operator's to run.
     create function agentd.ensure_vector_index(p_model text, p_dimensions integer) returns boolean
     language plpgsql volatile security definer set search_path = '' set lock_timeout = '250ms' as $$
     declare
@@ -69,10 +83,12 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
       if not pg_catalog.pg_try_advisory_xact_lock(7204) then
         return false;
       end if;
-      execute format(
-        'create index if not exists %I on public.knowledge_chunks using hnsw ((embedding::${vector}.halfvec(%s)) ${vector}.halfvec_cosine_ops)
-           where embedding_model = %L and pg_catalog.length(embedding_bits) = %s',
-        v_name, p_dimensions, p_model, p_dimensions);
+      if (select c.reltuples from pg_catalog.pg_class c where c.oid = 'public.knowledge_chunks'::regclass) > ${sql.raw(String(MOST_ROWS))}
+         or (select sum(k.chunk_count) from public.knowledge_sources k
+              where k.embedding_model = p_model and k.embedding_dimensions = p_dimensions) > ${sql.raw(String(MOST_OF_MODEL))} then
+        return false;
+      end if;
+      execute agentd.vector_index_definition(p_model, p_dimensions, false);
       execute format('comment on index public.%I is %L', v_name, jsonb_build_object('model', p_model, 'dimensions', p_dimensions));
       return true;
     exception when lock_not_available then
@@ -97,6 +113,8 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
           from pg_catalog.pg_class c
          cross join lateral (select pg_catalog.obj_description(c.oid, 'pg_class')::jsonb as about) d
          where c.relnamespace = 'public'::regnamespace and c.relkind = 'i' and c.relname ~ '^p_knowledge_chunks_[0-9a-f]{24}$'
+           -- one without our comment is an operator's
+           and d.about is not null
       loop
         -- in the index's own order, so that the index and not the table answers
         execute format(
@@ -141,6 +159,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     $$;
     drop function agentd.drop_unused_vector_indexes();
     drop function agentd.ensure_vector_index(text, integer);
+    drop function agentd.vector_index_definition(text, integer, boolean);
     drop function agentd.vector_index_name(text, integer);
     alter table public.knowledge_chunks drop column embedding_bits;
     `,

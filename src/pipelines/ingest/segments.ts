@@ -31,7 +31,6 @@ export class Segments {
   readonly #joinsSmall: boolean;
   #starts = new Uint32Array(1024);
   #ends = new Uint32Array(1024);
-  /** A cut's rank in the upper bits, its kind in the lower two. */
   #kinds = new Uint8Array(1024);
   #ranks = new Uint8Array(1024);
   #hashes = new Uint32Array(1024);

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
-import { Leases, type Renew } from '../../../src/queue/leases.ts';
 import type { JobAborted } from '../../../src/queue/errors.ts';
+import { Leases, type Renew } from '../../../src/queue/leases.ts';
 import { silentLogger } from '../../../src/telemetry/logger.ts';
 import { handClock } from '../../support/hand-clock.ts';
 
