@@ -108,6 +108,16 @@ export function bench(): Promise<Result> {
         note: `${DIMENSIONS} dimensions, ${K} of ${all.map((one) => `${one.name}: p50 ${ms(median(one.times))}, p95 ${ms(percentile(one.times, 0.95))}, recall ${one.recall.toFixed(3)}`).join('; ')}`,
       },
       {
+        measured: 'processor time of the server for a search, p95, worst class',
+        agentd: ms(Math.max(...all.map((one) => percentile(one.cpu, 0.95)))),
+        beside: null,
+        goal: '–',
+        met: null,
+        note: all
+          .map((one) => `${one.name}: p50 ${ms(median(one.cpu))}, p95 ${ms(percentile(one.cpu, 0.95))}`)
+          .join('; '),
+      },
+      {
         measured: 'recall@10, worst class',
         agentd: recall.toFixed(3),
         beside: 'exact search',

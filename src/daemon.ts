@@ -283,7 +283,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           callTimeoutMs: MODEL_CALL_TIMEOUT_MS,
           ...(options.createModelClient ? { createClient: options.createModelClient } : {}),
         },
-        toolSources: [builtInTools({ db: patient, now: () => time.now() }), ...(options.toolSources ?? [])],
+        queries: documents.queries,
+        toolSources: [
+          builtInTools({ db: patient, now: () => time.now(), queries: documents.queries }),
+          ...(options.toolSources ?? []),
+        ],
       }),
     ];
     const started = boss;

@@ -4,7 +4,9 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Queryable } from '../db/database.ts';
 import { renewDocumentLeases } from '../db/documents.ts';
+import { ensureVectorIndex } from '../db/knowledge.ts';
 import { isLockTimeout, isTransient, retryTransient } from '../db/retry.ts';
+import { QueryEmbedder } from '../pipelines/agent/query-embedding.ts';
 import type { RateLimiter } from '../pipelines/agent/rate-limiter.ts';
 import { embedderOf } from '../pipelines/ingest/choose-embedder.ts';
 import { DOCUMENT_LIMITS } from '../pipelines/ingest/document.ts';
@@ -35,6 +37,8 @@ export type DocumentPartsOptions = {
 export type DocumentParts = {
   readonly job: Job;
   readonly leases: Leases;
+  /** Turns what agents look for into vectors of the model that the documents have. */
+  readonly queries: QueryEmbedder;
   /** After the last job: threads and connections end. */
   close(): Promise<void>;
 };
@@ -76,10 +80,21 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
     process: ({ bytes, hints }, chunking, signal) =>
       workers.process(bytes, hints, DOCUMENT_LIMITS, chunking, signal),
     chooseEmbedder: (document) => embedderOf({ config, catalog, secrets }, document),
+    prepareIndex: (embedder) => ensureVectorIndex(options.db, embedder),
+  });
+  const queries = new QueryEmbedder({
+    clock,
+    log,
+    embedderOf: (owner, model) =>
+      embedderOf(
+        { config: { ...config, embedding: { ...config.embedding, ...model } }, catalog, secrets },
+        owner,
+      ),
   });
   return {
     job,
     leases,
+    queries,
     async close() {
       await Promise.all([workers.stop(), client.close(), storage.close()]);
     },

@@ -39,6 +39,7 @@ const fixture = (name: string): Promise<Buffer> =>
   readFile(new URL(`../fixtures/documents/${name}`, import.meta.url));
 const env = (): Record<string, string> => ({
   AGENTD_STORAGE_URL: pathToFileURL(folder).href,
+  AGENTD_EMBEDDING_MODEL: 'text-embedding-3-small',
   AGENTD_EMBEDDING_DIMENSIONS: '256',
 });
 
@@ -293,6 +294,32 @@ describe('a daemon', () => {
     expect(greedy?.done).toBeLessThan(100);
     await db.query('delete from public.knowledge_sources where workspace_id = $1', [other.workspaceId]);
   }, 60_000);
+
+  test('leaves alone what an application has chunked itself', async () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    server.respond((request) =>
+      request.texts.some((t) => t.includes('own words')) ? { delay: promise } : {},
+    );
+    const id = await text('own chunks', 'Their own words.');
+    await until('it is being read', async () => (await source(id)).processing_status === 'processing');
+    await insert(db, 'public.knowledge_chunks', {
+      source_id: id,
+      content: 'A chunk of the application.',
+      chunk_index: 0,
+    });
+    expect(await source(id)).toMatchObject({ processing_status: 'completed', chunk_count: 1 });
+    resolve();
+    await until('the attempt is over', async () => {
+      const rows = await db.query(
+        `select 1 from agentd.job_runs j join public.media_processing_logs l on l.job_id = j.job_id where l.source_id = $1`,
+        [id],
+      );
+      return rows.length > 0;
+    });
+    expect(await db.query('select content from public.knowledge_chunks where source_id = $1', [id])).toEqual([
+      { content: 'A chunk of the application.' },
+    ]);
+  });
 
   test('nobody who is signed in reads another’s file by naming its path', async () => {
     const stranger = await makePlatform(db);

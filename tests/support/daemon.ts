@@ -57,6 +57,8 @@ function daemonEnv(
     OPENAI_API_KEY: model.apiKey,
     OPENAI_BASE_URL: model.url,
     AGENTD_DRAIN_SECONDS: '0',
+    // the model servers of tests make no vectors
+    AGENTD_EMBEDDING_MODEL: 'feature-hash-v1',
     AGENTD_HTTP_PORT: '0',
     ...env,
   };

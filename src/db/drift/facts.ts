@@ -73,7 +73,13 @@ export type States = {
 export async function actualFacts(db: Database): Promise<{ readonly facts: Facts; readonly states: States }> {
   return db.transaction(async (tx) => {
     await tx.query('set local search_path to public');
-    const facts = (await readCatalog(tx)).filter((fact) => !isLeftOut(fact));
+    const facts = (await readCatalog(tx))
+      .filter((fact) => !isLeftOut(fact))
+      // a function that takes a vector takes it from wherever pgvector is
+      .map((fact) => ({
+        ...fact,
+        relation: fact.relation.replaceAll(/(?:"[^"]+"|\b\w+)\.vector\b/g, 'vector'),
+      }));
     return { facts: new Map(facts.map((fact) => [factKey(fact), fact])), states: await readStates(tx) };
   });
 }

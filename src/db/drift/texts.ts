@@ -9,7 +9,7 @@ export const ownerOf = (fact: Fact): string => /(?:^|, )owner ([^,]+)/.exec(fact
 
 /** A text as it would be if pgvector were in schema public. */
 export function plain(text: string, vectorHome: string): string {
-  return text.replaceAll(new RegExp(`\\b(?:public|${escaped(vectorHome)})\\.(?=\\w)`, 'g'), '');
+  return text.replaceAll(new RegExp(`"?\\b(?:public|${escaped(vectorHome)})\\b"?\\.(?=[\\w<])`, 'g'), '');
 }
 
 const escaped = (text: string): string => text.replaceAll(/\W/g, '\\$&');

@@ -153,6 +153,24 @@ async function requestIngestion(db: Kysely<unknown>): Promise<void> {
       before update of content, url, media_id, type, datastore_id, processing_status on public.knowledge_sources
       for each row execute function agentd.request_ingestion();
 
+    -- An application that writes the chunks of a source itself has done what was asked: the source is complete, and an attempt that
+    -- is under way changes nothing. What the worker writes has its embedding_key.
+    create function agentd.adopt_chunks() returns trigger
+    language plpgsql security definer set search_path = '' as $$
+    begin
+      update public.knowledge_sources k
+         set processing_status = 'completed', job_id = null, lease_expires_at = null, retry_at = null,
+             reason_code = null, reason = null, last_ingested_at = agentd.now()
+       where k.processing_status in ('uploaded', 'processing', 'failed')
+         and k.id in (select n.source_id from new_rows n
+                       where n.embedding_key is null and n.generation = k.generation);
+      return null;
+    end
+    $$;
+    create trigger adopt_chunks after insert on public.knowledge_chunks
+      referencing new table as new_rows
+      for each statement execute function agentd.adopt_chunks();
+
     create function agentd.wake_ingestion() returns trigger
     language plpgsql security definer set search_path = '' as $$
     begin
@@ -376,6 +394,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop trigger zz_guard_storage_path on public.media_library;
     drop trigger follow_media_update on public.media_library;
     drop trigger follow_media_insert on public.media_library;
+    drop trigger adopt_chunks on public.knowledge_chunks;
     drop trigger wake_ingestion_update on public.knowledge_sources;
     drop trigger wake_ingestion_insert on public.knowledge_sources;
     drop trigger request_ingestion on public.knowledge_sources;
@@ -384,6 +403,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.follow_media();
     drop function agentd.guard_storage_path();
     drop function agentd.wake_ingestion();
+    drop function agentd.adopt_chunks();
     drop function agentd.request_ingestion();
 
     alter policy media_processing_logs_select on public.media_processing_logs using (

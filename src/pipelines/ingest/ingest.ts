@@ -57,6 +57,8 @@ export type IngestDeps = {
   /** Throws a DocumentError where no key can be used. */
   readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder;
   readonly lanes: EmbeddingLanes;
+  /** Sees that the model's vectors have an index before the first of them is stored. Where there is none, search is slower. */
+  readonly prepareIndex: (embedder: Pick<Embedder, 'model' | 'dimensions'>) => Promise<unknown>;
   readonly onStage?: (stage: StageLog['step'], seconds: number) => void;
 };
 
@@ -202,6 +204,7 @@ async function embedAll(
     missing.push(...some.filter((chunk) => !known.has(chunk.index)));
   }
   if (missing.length === 0) return totals;
+  await deps.prepareIndex(embedder);
   await embedChunks({ lanes: deps.lanes, embedder }, missing, {
     workspaceId: document.workspace_id,
     signal,
