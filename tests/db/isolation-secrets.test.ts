@@ -222,6 +222,9 @@ test('no function that a signed-in user may call gives one back, whatever it is 
     if (type === 'integer' || type === 'bigint') return '1';
     if (type === 'jsonb') return `'{}'`;
     if (type === 'text[]') return `'{}'`;
+    if (type === 'uuid[]') return `array['${id}']`;
+    if (type === 'vector') return `'[1,0]'`;
+    if (type === 'double precision') return '0';
     if (type.startsWith('timestamp')) return 'now()';
     throw new Error(`No value to try an argument of type ${type} with.`);
   };
