@@ -23,6 +23,9 @@ with lapsed as (
      and (k.lease_expires_at is null or k.lease_expires_at < agentd.now()
           or k.lease_expires_at > agentd.now() + interval '10 minutes')
      and ($2::timestamptz is null or agentd.now() between $2 - interval '5 seconds' and $2 + interval '5 seconds')
+     -- whose file somebody holds, is left: its row is to be written as well
+     and (k.media_id is null
+          or exists (select 1 from public.media_library m where m.id = k.media_id for no key update skip locked))
    order by k.lease_expires_at
    limit $1
      for no key update skip locked
@@ -33,7 +36,7 @@ dropped as materialized (
 requeued as (
   update public.knowledge_sources k
      set processing_status = (case when d.attempts >= ${MOST_LOST_CLAIMS} then 'failed' else 'uploaded' end)::public.processing_status,
-         lease_epoch = k.lease_epoch + 1, lease_expires_at = null, job_id = null,
+         lease_epoch = least(k.lease_epoch, 2147483646) + 1, lease_expires_at = null, job_id = null,
          reason_code = case when d.attempts >= ${MOST_LOST_CLAIMS} then 'worker_crashed' end,
          reason = case when d.attempts >= ${MOST_LOST_CLAIMS} then
            'Its worker ended ' || d.attempts || ' times while it was being read. Set processing_status to uploaded to try again.' end
@@ -107,7 +110,7 @@ with due as (
 ),
 requested as (
   update public.knowledge_sources k
-     set processing_status = 'uploaded', request = k.request + 1, attempts = 0, retry_at = null, job_id = null, next_refresh_at = null
+     set processing_status = 'uploaded', request = least(k.request, 2147483646) + 1, attempts = 0, retry_at = null, job_id = null, next_refresh_at = null
     from due where k.id = due.id
   returning k.id
 )

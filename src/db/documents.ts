@@ -177,7 +177,8 @@ export async function storeKnownChunks(
       text: `
 with own as (
   select k.id, k.workspace_id from public.knowledge_sources k
-   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing' for key share
+   -- not merely for key share: a takeover has to wait for what is being written, or writes after it
+   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing' for no key update
 ),
 item as materialized (
   select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $4::jsonb) x

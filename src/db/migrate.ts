@@ -32,6 +32,7 @@ import * as m0019 from './migrations/0019_isolation.ts';
 import * as m0020 from './migrations/0020_platforms.ts';
 import * as m0021 from './migrations/0021_ingestion.ts';
 import * as m0022 from './migrations/0022_retrieval.ts';
+import * as m0023 from './migrations/0023_hardening.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -56,6 +57,7 @@ const migrations: Record<string, Migration> = {
   '0020_platforms': m0020,
   '0021_ingestion': m0021,
   '0022_retrieval': m0022,
+  '0023_hardening': m0023,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -33,11 +33,20 @@ export async function repairDocuments(
       deps.log.info({ event: 'reconciled', what, repaired }, `repaired ${repaired} × ${what}`);
     return repaired;
   };
+  // one that fails, for whatever is in a row, leaves the others theirs
+  const step = async (what: string, repair: () => Promise<number>): Promise<number> => {
+    try {
+      return report(what, await repair());
+    } catch (error) {
+      deps.log.warn({ event: 'repair_failed', what, err: error }, `could not repair ${what}`);
+      return 0;
+    }
+  };
   let waiting = 0;
-  if (now !== null) waiting += report('lapsed_document', await requeueLapsedDocuments(db, now ?? null));
-  report('stale_document_job', await dropStaleDocumentJobs(db));
-  waiting += report('document_without_job', await requeueDocumentsWithoutJob(db));
-  waiting += await requestDueRefreshes(db);
+  if (now !== null) waiting += await step('lapsed_document', () => requeueLapsedDocuments(db, now ?? null));
+  await step('stale_document_job', () => dropStaleDocumentJobs(db));
+  waiting += await step('document_without_job', () => requeueDocumentsWithoutJob(db));
+  waiting += await step('due_refresh', () => requestDueRefreshes(db));
   if (waiting > 0) await wakeQueue(db, 'document-ingest');
   const look = await sourcesWithOldChunks(db, after);
   for (const id of look.ids) {

@@ -26,9 +26,9 @@ describe('functions', () => {
     ).toEqual(expect.arrayContaining(['agent_platform', 'agentcenter', 'agentd', 'agentopia', 'public']));
   });
 
-  test('have a fixed, empty search_path', async () => {
+  test('have a fixed search_path in which nothing of the caller comes first', async () => {
     const open = `select f.oid::regprocedure::text from (${functions}) f
-                   where not coalesce(f.proconfig, '{}') && array['search_path=""', 'search_path=']`;
+                   where not coalesce(f.proconfig, '{}') && array['search_path=pg_catalog, pg_temp']`;
     expect(await column(db.pool, open, [ours])).toEqual([]);
   });
 

@@ -156,9 +156,23 @@ function writer(document: DocumentSpec, name: string, table: TableSpec, columns:
       ),
   ];
   const secrets = entries.filter((column) => column.secret);
+  // Public tables look again at a row that changed while the statement waited for it; a view's trigger has what was read before, so
+  // that what it changes must still be what it was.
+  const compared = plain.filter(
+    (column) => !column.secret && column.refersTo === undefined && column.from !== 'updated_at',
+  );
+  const unchanged = compared
+    .map((column) => {
+      const [was, is] = [
+        `old.${quoted(column.name)}`,
+        `t.${quoted(column.from)}${column.asText ? '::text' : ''}`,
+      ];
+      return `(new.${quoted(column.name)} is not distinct from ${was} or ${is} is not distinct from ${was})`;
+    })
+    .join('\n       and ');
   return `
 create function ${writerOf(document, name)} returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_id uuid;
   v_row ${view};${references.map((column) => `\n  v_${column.name} uuid;`).join('')}
@@ -177,8 +191,12 @@ ${references.map((column) => resolve(column.name, column.refersTo as string)).jo
     update public.${table.from} t
        set ${updated.join(',\n           ')}
      where ${one}
+       and ${unchanged}
     returning t.id into v_id;
     if v_id is null then
+      if exists (select 1 from public.${table.from} t where ${one} and not (${unchanged})) then
+        raise exception 'the row has changed since it was read' using errcode = 'serialization_failure', hint = 'Try again.';
+      end if;
       return null;
     end if;${secrets
       .map(
@@ -211,7 +229,9 @@ function resolve(column: string, table: string): string {
     return `
   if tg_op = 'INSERT' or new.${column} is distinct from old.${column} then
     v_${column} := agentd.conversation_of(new.${column},
-      coalesce(v_agent_id, (select t.agent_id from public.agent_messages t where ${key('t')} = old.id)), v_user_id);
+      coalesce(v_agent_id, (select t.agent_id from public.agent_messages t where ${key('t')} = old.id)),
+      coalesce(v_user_id, public.current_user_id(),
+               (select a.user_id from public.agents a where a.id = v_agent_id)));
   end if;`;
   }
   return `
@@ -239,5 +259,5 @@ export function wrapperOf(document: DocumentSpec, f: PublicFunction): string {
         : `select ${call}`
       : `select ${columns.join(', ')} from ${call} r`;
   return `create function ${document.schema}.${f.name}(${f.arguments}) returns ${result}
-language sql ${f.volatility} set search_path = '' as $$ ${body} $$;`;
+language sql ${f.volatility} set search_path = pg_catalog, pg_temp as $$ ${body} $$;`;
 }

@@ -7,7 +7,7 @@ alter view agentopia_diagram.chat_room_members alter column id set default gen_r
 alter view agentopia_diagram.chat_room_members alter column added_at set default now();
 
 create function agentd.write_agentopia_diagram_chat_room_members() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
   if tg_op = 'DELETE' then
     delete from public.chat_room_members t where t.id = old.id;
@@ -44,7 +44,7 @@ create view agentcenter.user_roles with (security_invoker = true) as
   select t.id, t.user_id, t.workspace_id, t.role, t.created_at from public.user_roles t where t.workspace_id is not null;
 
 create function agentd.write_agentcenter_user_roles() returns trigger
-language plpgsql set search_path = '' as $$
+language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
   v_role agentcenter.user_roles;
 begin
@@ -88,7 +88,7 @@ create trigger write_row instead of insert or update or delete on agentcenter.us
 const USERS = `
 -- Whether passwords are the application's own, and the asker may see them.
 create function agentd.has_own_users() returns boolean
-language sql stable security definer set search_path = '' as $$
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select agentd.is_service_caller()
      and exists (select 1 from agentd.platform_objects o where o.kind = 'table' and o.name = 'auth.users')
 $$;
@@ -105,7 +105,7 @@ create view agentexpress.users with (security_barrier = true) as
    where (select agentd.is_service_caller()) or u.id = (select public.current_user_id());
 
 create function agentd.write_agentexpress_users() returns trigger
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   v_is_service constant boolean := agentd.is_service_caller();
   v_user agentexpress.users;

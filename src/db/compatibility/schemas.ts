@@ -58,7 +58,7 @@ export async function dropDocumentSchemas(db: Kysely<unknown>): Promise<void> {
 /** The document's policies compare it with text ids. */
 const CURRENT_USER_ID = `
 create function agent_platform.current_user_id() returns text
-language sql stable set search_path = '' as $$ select public.current_user_id()::text $$;`;
+language sql stable set search_path = pg_catalog, pg_temp as $$ select public.current_user_id()::text $$;`;
 
 /** Every secret column of the documents, by name. What is asked for is fixed by the views; the asker decides nothing but the row. */
 function secretColumn(): string {
@@ -79,7 +79,7 @@ function secretColumn(): string {
   return `
 -- A secret of a row as it is stored, for the platform; null for signed-in users, who may not read the column.
 create function agentd.secret_column(p_column text, p_id uuid) returns jsonb
-language plpgsql stable security definer set search_path = '' as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if not agentd.is_service_caller() then
     return null;

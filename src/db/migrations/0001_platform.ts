@@ -154,7 +154,7 @@ async function createAuthShim(db: Kysely<unknown>): Promise<void> {
 
       if to_regprocedure('auth.jwt()') is null then
         create function auth.jwt() returns jsonb
-        language sql stable set search_path = '' as $f$
+        language sql stable set search_path = pg_catalog, pg_temp as $f$
           select coalesce(nullif(current_setting('request.jwt.claims', true), ''), '{}')::jsonb
         $f$;
         insert into agentd.platform_objects (kind, name) values ('function', 'auth.jwt()');
@@ -163,7 +163,7 @@ async function createAuthShim(db: Kysely<unknown>): Promise<void> {
       -- A subject that is no uuid is nobody: policies then show no rows, and no statement fails on a cast.
       if to_regprocedure('auth.uid()') is null then
         create function auth.uid() returns uuid
-        language sql stable set search_path = '' as $f$
+        language sql stable set search_path = pg_catalog, pg_temp as $f$
           select case when c.subject ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then c.subject::uuid end
             from (
               select coalesce(
@@ -177,7 +177,7 @@ async function createAuthShim(db: Kysely<unknown>): Promise<void> {
 
       if to_regprocedure('auth.role()') is null then
         create function auth.role() returns text
-        language sql stable set search_path = '' as $f$
+        language sql stable set search_path = pg_catalog, pg_temp as $f$
           select coalesce(
             nullif(current_setting('request.jwt.claim.role', true), ''),
             nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'
@@ -188,7 +188,7 @@ async function createAuthShim(db: Kysely<unknown>): Promise<void> {
 
       if to_regprocedure('auth.email()') is null then
         create function auth.email() returns text
-        language sql stable set search_path = '' as $f$
+        language sql stable set search_path = pg_catalog, pg_temp as $f$
           select coalesce(
             nullif(current_setting('request.jwt.claim.email', true), ''),
             nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email'
@@ -208,12 +208,12 @@ async function createHelpers(db: Kysely<unknown>): Promise<void> {
     sql`
     -- The one clock of all behaviour that depends on time. Tests replace its body.
     create function agentd.now() returns timestamptz
-    language sql stable set search_path = '' as $$
+    language sql stable set search_path = pg_catalog, pg_temp as $$
       select pg_catalog.statement_timestamp()
     $$;
 
     create function agentd.set_updated_at() returns trigger
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     begin
       new.updated_at := agentd.now();
       return new;
@@ -222,7 +222,7 @@ async function createHelpers(db: Kysely<unknown>): Promise<void> {
 
     -- Who is asking: Supabase's token, else the setting that applications without Supabase use, else nobody. Never an error.
     create function public.current_user_id() returns uuid
-    language sql stable set search_path = '' as $$
+    language sql stable set search_path = pg_catalog, pg_temp as $$
       select coalesce(
         auth.uid(),
         case
@@ -235,7 +235,7 @@ async function createHelpers(db: Kysely<unknown>): Promise<void> {
     -- Whether the role that sent the statement is the platform itself and not a signed-in user. Inside a definer function
     -- current_user is the function's owner, so the role is read from the setting that SET ROLE leaves behind.
     create function agentd.is_service_caller() returns boolean
-    language sql stable set search_path = '' as $$
+    language sql stable set search_path = pg_catalog, pg_temp as $$
       select exists (
         select 1
           from pg_catalog.pg_roles r

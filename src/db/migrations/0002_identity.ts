@@ -9,7 +9,7 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const MY_WORKSPACE_IDS = `
     create or replace function agentd.my_workspace_ids(min_role public.app_role default 'VIEWER') returns setof uuid
-    language sql stable security definer rows 8 set search_path = '' as $$
+    language sql stable security definer rows 8 set search_path = pg_catalog, pg_temp as $$
       select r.workspace_id
         from public.user_roles r
        where r.user_id = (select public.current_user_id())
@@ -54,12 +54,12 @@ async function createWorkspaces(db: Kysely<unknown>): Promise<void> {
 
     -- A name made fit for an address: "Élan & Co" becomes "lan-co", and what is nothing then becomes "workspace".
     create function agentd.slug_of(name text) returns text
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select coalesce(nullif(trim(both '-' from left(regexp_replace(lower(name), '[^a-z0-9]+', '-', 'g'), 48)), ''), 'workspace')
     $$;
 
     create function agentd.fill_workspace_slug() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       wanted text := agentd.slug_of(new.name);
     begin
@@ -156,7 +156,7 @@ async function createRoleFunctions(db: Kysely<unknown>): Promise<void> {
     ${sql.raw(MY_WORKSPACE_IDS)}
 
     create function public.get_user_role(workspace_id uuid) returns public.app_role
-    language sql stable security invoker set search_path = '' as $$
+    language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
       select r.role
         from public.user_roles r
        where r.user_id = (select public.current_user_id())
@@ -164,12 +164,12 @@ async function createRoleFunctions(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function public.has_role(workspace_id uuid, min_role public.app_role) returns boolean
-    language sql stable security invoker set search_path = '' as $$
+    language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
       select coalesce(public.get_user_role(has_role.workspace_id) >= has_role.min_role, false)
     $$;
 
     create function public.user_has_workspace_access(workspace_id uuid) returns boolean
-    language sql stable security invoker set search_path = '' as $$
+    language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
       select public.has_role(user_has_workspace_access.workspace_id, 'VIEWER')
     $$;
     `,
@@ -244,7 +244,7 @@ async function createTeams(db: Kysely<unknown>): Promise<void> {
       p_connections   jsonb,
       p_view_settings jsonb
     ) returns uuid
-    language sql security invoker set search_path = '' as $$
+    language sql security invoker set search_path = pg_catalog, pg_temp as $$
       insert into public.team_canvas_layouts (user_id, workspace_id, positions, connections, view_settings)
       values (p_user_id, p_workspace_id, p_positions, p_connections, p_view_settings)
       on conflict (user_id, workspace_id) do update
@@ -260,7 +260,7 @@ async function createTeams(db: Kysely<unknown>): Promise<void> {
       p_connection_type    text,
       p_created_by_user_id uuid
     ) returns uuid
-    language sql security invoker set search_path = '' as $$
+    language sql security invoker set search_path = pg_catalog, pg_temp as $$
       insert into public.team_connections (from_team_id, to_team_id, connection_type, created_by_user_id)
       values (p_from_team_id, p_to_team_id, p_connection_type::public.team_connection_type, p_created_by_user_id)
       returning id
@@ -275,7 +275,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
     sql`
     -- The owner of rows that nobody signed in wrote: made when first needed.
     create function agentd.system_user_id() returns uuid
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       system_id constant uuid := '00000000-0000-4000-8000-0000000a6e7d';
     begin
@@ -290,7 +290,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
 
     -- The user's own workspace, made if there is none. Safe to call at once from many sessions.
     create function agentd.ensure_personal_workspace(p_user_id uuid) returns uuid
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       found_id uuid;
     begin
@@ -311,7 +311,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
     -- BEFORE INSERT, when workspace_id was left out. Arguments are pairs "column, parent table": the first parent that the
     -- row names and that exists decides, else the personal workspace of the row's user, of the caller, of the system.
     create function agentd.fill_workspace_id() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       given     jsonb := to_jsonb(new);
       parent_id uuid;
@@ -341,7 +341,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
 
     -- Whose row it is when the insert does not say: the caller's, else the workspace owner's, else the system's.
     create function agentd.default_user_id(p_workspace_id uuid) returns uuid
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       return coalesce(
         public.current_user_id(),
@@ -352,7 +352,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.fill_user_id() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       new.user_id := agentd.default_user_id((to_jsonb(new) ->> 'workspace_id')::uuid);
       return new;
@@ -360,7 +360,7 @@ async function createOwnership(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.fill_owner_user_id() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       new.owner_user_id := agentd.default_user_id((to_jsonb(new) ->> 'workspace_id')::uuid);
       return new;
@@ -415,7 +415,7 @@ async function createTriggers(db: Kysely<unknown>): Promise<void> {
 
 /** What follows a sign-up; 0018 replaces it. */
 export const onUserCreated = `create function agentd.on_user_created() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       begin
         perform agentd.ensure_personal_workspace(new.id);
@@ -449,7 +449,7 @@ async function followUsers(db: Kysely<unknown>): Promise<void> {
 
     -- A workspace restricts the deletion of its owner, so that a shared one is handed over first; a personal one goes along.
     create function agentd.on_user_deleted() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       delete from public.workspaces w where w.owner_user_id = old.id and w.is_personal;
       return old;

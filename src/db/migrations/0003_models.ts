@@ -21,7 +21,7 @@ async function createSecretForm(db: Kysely<unknown>): Promise<void> {
     --   reference  iv:tag:ciphertext in hex or base64, the form of document Agent Platform
     --   unknown    anything else: plain text, most likely
     create function agentd.secret_form(value text) returns text
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select case
         when value is null then null
         when value ~ '^v1:[^:]+:[^:]+:[^:]+:[^:]*$' then 'v1'
@@ -33,7 +33,7 @@ async function createSecretForm(db: Kysely<unknown>): Promise<void> {
 
     -- Argument: the column that holds the secret.
     create function agentd.set_secret_form() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       new.secret_form := agentd.secret_form(to_jsonb(new) ->> tg_argv[0]);
       return new;
@@ -217,7 +217,7 @@ async function createVaultFunctions(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function public.create_vault_secret(p_secret text, p_name text, p_description text) returns text
-    language plpgsql security invoker set search_path = '' as $$
+    language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
     declare
       secret_id text;
     begin
@@ -234,7 +234,7 @@ async function createVaultFunctions(db: Kysely<unknown>): Promise<void> {
 
     -- Null when there is no such secret.
     create function public.vault_decrypt(vault_id text) returns text
-    language plpgsql security invoker set search_path = '' as $$
+    language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
     declare
       opened text;
     begin

@@ -6,7 +6,7 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const CHECK_OWNED_PARENT = `
     create or replace function agentd.check_owned_parent() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       given            jsonb := to_jsonb(new);
       caller           uuid  := public.current_user_id();
@@ -47,7 +47,7 @@ export const CHECK_OWNED_PARENT = `
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const MY_AGENT_IDS = `
     create or replace function agentd.my_agent_ids(min_role public.app_role default 'VIEWER') returns setof uuid
-    language sql stable security definer rows 32 set search_path = '' as $$
+    language sql stable security definer rows 32 set search_path = pg_catalog, pg_temp as $$
       select a.id
         from public.agents a
        where a.workspace_id = any (array(select agentd.my_workspace_ids(min_role)))
@@ -137,7 +137,7 @@ async function createAgents(db: Kysely<unknown>): Promise<void> {
 
     -- A MANAGER may change an agent, but only the workspace's OWNER may give it to someone else, and only to a member.
     create function agentd.guard_agent_owner() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if agentd.is_service_caller() then
         return new;
@@ -249,12 +249,12 @@ async function createMirror(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function agentd.app_role_of(role public.workspace_member_role) returns public.app_role
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select (case role when 'owner' then 'OWNER' when 'manager' then 'MANAGER' else 'VIEWER' end)::public.app_role
     $$;
 
     create function agentd.mirror_member() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if current_setting('agentd.replacing', true) = 'on' then
         return null;
@@ -275,7 +275,7 @@ async function createMirror(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.mirror_role() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if current_setting('agentd.replacing', true) = 'on' then
         return null;
@@ -298,7 +298,7 @@ async function createMirror(db: Kysely<unknown>): Promise<void> {
     -- An application that makes a workspace goes on to insert its owner's membership or role, as its document shows. That
     -- insert must succeed and return its row, so it takes the place of the row that a trigger was quicker to write.
     create function agentd.replace_automatic_member() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       perform set_config('agentd.replacing', 'on', true);
       delete from public.workspace_members m
@@ -309,7 +309,7 @@ async function createMirror(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.replace_mirrored_role() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       perform set_config('agentd.replacing', 'on', true);
       delete from public.user_roles r
@@ -320,7 +320,7 @@ async function createMirror(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.add_owner_member() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       insert into public.workspace_members (workspace_id, user_id, role, is_automatic)
       values (new.id, new.owner_user_id, 'owner', true)
@@ -364,7 +364,7 @@ async function createCrossTenantChecks(db: Kysely<unknown>): Promise<void> {
 
     -- For a row in the workspace of someone who uses an agent: the agent is of that workspace, or public.
     create function agentd.check_agent_of_workspace() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if exists (
         select 1 from public.agents a where a.id = new.agent_id and a.workspace_id <> new.workspace_id and not a.is_public
@@ -378,7 +378,7 @@ async function createCrossTenantChecks(db: Kysely<unknown>): Promise<void> {
 
     -- For user_agents: the user may use agents of the workspaces he is in, and public ones.
     create function agentd.check_agent_of_user() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if exists (
         select 1
@@ -546,7 +546,7 @@ async function createPermissionFunctions(db: Kysely<unknown>): Promise<void> {
       p_allowed_scopes   text[],
       p_permission_level text default 'custom'
     ) returns uuid
-    language sql security invoker set search_path = '' as $$
+    language sql security invoker set search_path = pg_catalog, pg_temp as $$
       insert into public.agent_integration_permissions (agent_id, connection_id, allowed_scopes, permission_level)
       values (p_agent_id, p_connection_id, to_jsonb(coalesce(p_allowed_scopes, '{}')), coalesce(p_permission_level, 'custom'))
       on conflict (agent_id, connection_id) do update
@@ -558,7 +558,7 @@ async function createPermissionFunctions(db: Kysely<unknown>): Promise<void> {
 
     -- False when there is no such permission, or none that the caller may change.
     create function public.revoke_agent_integration_permission(p_permission_id uuid) returns boolean
-    language plpgsql security invoker set search_path = '' as $$
+    language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
     begin
       update public.agent_integration_permissions p set is_active = false where p.id = p_permission_id;
       return found;
@@ -575,7 +575,7 @@ async function createPermissionFunctions(db: Kysely<unknown>): Promise<void> {
       permission_level text,
       is_active        boolean
     )
-    language sql stable security invoker set search_path = '' as $$
+    language sql stable security invoker set search_path = pg_catalog, pg_temp as $$
       select p.id, p.connection_id, s.name, c.connection_name, p.allowed_scopes, p.permission_level, p.is_active
         from public.agent_integration_permissions p
         left join public.user_integration_credentials c on c.id = p.connection_id

@@ -7,7 +7,7 @@ import { dropTables, keepUpdatedAt, runSql, vectorSchema } from './run-sql.ts';
 /** Counts after every statement, until 0021. */
 export const COUNT_CHUNKS = `
     create function agentd.count_chunks() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       touched uuid[];
     begin
@@ -26,7 +26,7 @@ export const COUNT_CHUNKS = `
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const FILL_CHUNK = `
     create or replace function agentd.fill_chunk() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       select coalesce(new.workspace_id, s.workspace_id), coalesce(new.generation, s.generation)
         into new.workspace_id, new.generation
@@ -280,7 +280,7 @@ async function createCounters(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function agentd.count_assignments() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       touched uuid[];
     begin
@@ -321,7 +321,7 @@ async function createCounters(db: Kysely<unknown>): Promise<void> {
 
     -- Only chunks of the generation that is searched count.
     create function agentd.count_chunks_of(p_source_ids uuid[]) returns void
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       update public.knowledge_sources s
          set chunk_count = c.chunks
@@ -364,7 +364,7 @@ async function createCounters(db: Kysely<unknown>): Promise<void> {
       for each statement execute function agentd.count_chunks();
 
     create function agentd.count_chunks_after_swap() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       perform agentd.count_chunks_of(array[new.id]);
       return null;
@@ -378,7 +378,7 @@ async function createCounters(db: Kysely<unknown>): Promise<void> {
 
     -- A media row whose last source went has no chunks.
     create function agentd.count_chunks_without_source() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       update public.media_library m
          set chunk_count = coalesce((select sum(s.chunk_count) from public.knowledge_sources s where s.media_id = m.id), 0)

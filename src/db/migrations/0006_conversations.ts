@@ -157,7 +157,7 @@ async function createChatMessages(db: Kysely<unknown>): Promise<void> {
       for each row when (new.workspace_id is null) execute function agentd.fill_workspace_id('channel_id', 'chat_channels');
 
     create function agentd.touch_channel() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       update public.chat_channels c
          set last_message_at = greatest(c.last_message_at, n.latest)
@@ -207,7 +207,7 @@ async function createAgentMessages(db: Kysely<unknown>): Promise<void> {
     -- Only the worker says which run a message answers: a run has one answer, and whoever could claim to be it could
     -- keep the run from giving it.
     create function agentd.clear_run_id() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if not agentd.is_service_caller() then
         new.run_id := case when tg_op = 'UPDATE' then old.run_id end;
@@ -322,7 +322,7 @@ async function createSessions(db: Kysely<unknown>): Promise<void> {
     create index agent_logs_workspace_id_idx on public.agent_logs (workspace_id, "timestamp");
 
     create function agentd.fill_log_workspace() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       select a.workspace_id into new.workspace_id
         from public.agents a

@@ -66,7 +66,7 @@ async function createMcp(db: Kysely<unknown>): Promise<void> {
 
     -- A server is configured for one agent, with that agent's key: another agent's connection may not point at it.
     create function agentd.check_mcp_server() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if exists (
         select 1
@@ -88,7 +88,7 @@ async function createMcp(db: Kysely<unknown>): Promise<void> {
 
     -- A new address is another server: what was learned of the old one is due for refresh at once.
     create function agentd.refresh_changed_connection() returns trigger
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     begin
       new.next_refresh_at := null;
       new.refresh_failures := 0;

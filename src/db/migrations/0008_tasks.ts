@@ -16,7 +16,7 @@ import { type Kysely, sql } from 'kysely';
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const PREPARE_RUN = `
     create or replace function agentd.prepare_run() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_task  record;
@@ -101,7 +101,7 @@ export const PREPARE_RUN = `
 /** As above. */
 export const CLOSE_RUN = `
     create or replace function agentd.close_run() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       update public.llm_calls
@@ -125,7 +125,7 @@ export const CLOSE_RUN = `
 /** As above. */
 export const CANCEL_RUN = `
     create or replace function agentd.cancel_run(p_run_id uuid) returns boolean
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_workspace uuid;
@@ -151,7 +151,7 @@ export const CANCEL_RUN = `
 /** As above. */
 export const FILL_TASK = `
     create or replace function agentd.fill_task() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if new.workspace_id is null then
@@ -178,7 +178,7 @@ export const FILL_TASK = `
 /** As above. */
 export const RESET_NEXT_RUN = `
     create or replace function agentd.reset_next_run() returns trigger
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     begin
       if new.next_run_at is not distinct from old.next_run_at
@@ -479,7 +479,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Wakes the scheduler when a task's next time is new, earlier, or to be computed.
     create function agentd.wake_scheduler() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if new.status = 'active' and new.task_type = 'scheduled'
@@ -502,7 +502,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       execute function agentd.wake_scheduler();
 
     create function agentd.count_steps() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_task uuid;
@@ -525,7 +525,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       referencing old table as changed for each statement execute function agentd.count_steps();
 
     create function agentd.fill_event_trigger() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if new.workspace_id is null then
@@ -542,14 +542,14 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- The key of a call: equal for every attempt at the same place of the same run.
     create function agentd.call_key(run_id uuid, step_order integer, turn integer, call_index integer default null)
     returns text
-    language sql immutable set search_path = ''
+    language sql immutable set search_path = pg_catalog, pg_temp
     as $$
       select encode(sha256(convert_to(concat_ws(':', run_id, step_order, turn, call_index), 'UTF8')), 'hex')
     $$;
 
     -- May the caller act on runs and tasks of a workspace? Services may; a signed-in user must be a MANAGER of it.
     create function agentd.may_manage(workspace_id uuid) returns boolean
-    language sql stable security definer set search_path = ''
+    language sql stable security definer set search_path = pg_catalog, pg_temp
     as $$
       select agentd.is_service_caller()
           or exists (select 1 from agentd.my_workspace_ids('MANAGER') as w (id) where w.id = may_manage.workspace_id)
@@ -564,7 +564,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- A run that is cancelled, by anyone and by any statement, whose job is dead, or whose task or agent was deleted, ends here:
     -- its epoch rises, so that a worker on it can write nothing more.
     create function agentd.end_run() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if new.status in ('queued', 'running', 'waiting') then
@@ -610,7 +610,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create function agentd.notify_run(
       run_id uuid, workspace_id uuid, task_id uuid, status public.run_status, reason_code text
     ) returns void
-    language plpgsql volatile set search_path = ''
+    language plpgsql volatile set search_path = pg_catalog, pg_temp
     as $$
     begin
       perform pg_notify('agentd_runs', json_build_object(
@@ -625,7 +625,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create function public.create_task_step(
       p_task_id uuid, p_step_order integer, p_step_name text, p_instructions text
     ) returns uuid
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_id uuid;
@@ -646,7 +646,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       p_instructions text default null,
       p_include_previous_context boolean default null
     ) returns boolean
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     begin
       update public.task_steps
@@ -660,7 +660,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Deletes a step; later ones move up. Returns whether the step existed.
     create function public.delete_task_step(p_step_id uuid) returns boolean
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_task  uuid;
@@ -676,7 +676,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.run_task(p_task_id uuid, p_input jsonb) returns uuid
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_workspace uuid;
@@ -699,12 +699,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Starts a run of a task at once, as a person's request: neither overlap nor schedule hold it back.
     create function public.run_task(task_id uuid, input jsonb default '{}') returns uuid
-    language sql set search_path = ''
+    language sql set search_path = pg_catalog, pg_temp
     as $$ select agentd.run_task(task_id, input) $$;
 
     -- Ends a run that has not ended. Returns false if it had. A model or tool call in flight is aborted.
     create function public.cancel_run(run_id uuid) returns boolean
-    language sql set search_path = ''
+    language sql set search_path = pg_catalog, pg_temp
     as $$ select agentd.cancel_run(run_id) $$;
   `.execute(db);
 }

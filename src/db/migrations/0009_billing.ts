@@ -9,7 +9,7 @@ import { dropTables, keepUpdatedAt, runSql } from './run-sql.ts';
 /** The function as this migration makes it; a later one replaces it and gives it back on its way down. */
 export const INCREMENT_CONVERSATION_COUNT = `
     create or replace function agentd.increment_conversation_count(p_workspace_id uuid) returns void
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if not agentd.is_service_caller()
          and not exists (select 1 from agentd.my_workspace_ids() as mine (id) where mine.id = p_workspace_id) then
@@ -111,7 +111,7 @@ async function createPartitions(db: Kysely<unknown>): Promise<void> {
     -- PARTITION OF takes ACCESS EXCLUSIVE and would hold up every reader. Its name begins with p_, which comparisons of
     -- catalogs leave out.
     create function agentd.ensure_partitions(p_parent regclass, p_months integer default 12) returns integer
-    language plpgsql security definer set search_path = '' set lock_timeout = '3s' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '3s' as $$
     declare
       parent_name text;
       this_month  timestamp := date_trunc('month', agentd.now() at time zone 'UTC');
@@ -156,7 +156,7 @@ async function createPartitions(db: Kysely<unknown>): Promise<void> {
 
     -- Bounds are in UTC; a null lower bound means from the beginning of time.
     create function agentd.make_partition(p_parent regclass, p_name text, p_from timestamp, p_to timestamp) returns void
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       -- Without INCLUDING IDENTITY: the parent's sequence serves all partitions.
       execute format(
@@ -293,7 +293,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
     sql`
     -- The zone, or UTC if there is none of this name: a typing error in a workspace must not stop its usage.
     create function agentd.valid_time_zone(p_name text) returns text
-    language plpgsql stable set search_path = '' as $$
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
     begin
       perform pg_catalog.now() at time zone p_name;
       return coalesce(p_name, 'UTC');
@@ -306,7 +306,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
     -- see; UTC for a time zone that does not exist.
     create function agentd.month_bounds(p_workspace_id uuid, p_at timestamptz)
     returns table (month date, period_start timestamptz, period_end timestamptz)
-    language sql stable set search_path = '' as $$
+    language sql stable set search_path = pg_catalog, pg_temp as $$
       select date_trunc('month', p_at at time zone z.name)::date,
              date_trunc('month', p_at at time zone z.name) at time zone z.name,
              (date_trunc('month', p_at at time zone z.name) + interval '1 month') at time zone z.name
@@ -316,7 +316,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.fill_usage_period() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       select coalesce(new.period_start, new.month::timestamp at time zone z.name),
              coalesce(new.period_end, (new.month::timestamp + interval '1 month') at time zone z.name)
@@ -345,7 +345,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
       p_run_id       uuid        default null,
       p_dimensions   jsonb       default '{}'
     ) returns boolean
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     begin
       insert into public.usage_event_keys (workspace_id, idempotency_key, recorded_at)
       values (p_workspace_id, p_key, agentd.now())
@@ -364,7 +364,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
 
     -- The row of the present month; zeros when nothing has been rolled up yet; null when the caller may not see the workspace.
     create function public.get_workspace_usage(workspace_id uuid) returns public.workspace_usage
-    language plpgsql stable security invoker set search_path = '' as $$
+    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
     declare
       bounds record;
       usage  public.workspace_usage;
@@ -397,7 +397,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
     ${sql.raw(INCREMENT_CONVERSATION_COUNT)}
 
     create function public.increment_conversation_count(workspace_id uuid) returns void
-    language sql security invoker set search_path = '' as $$
+    language sql security invoker set search_path = pg_catalog, pg_temp as $$
       select agentd.increment_conversation_count(increment_conversation_count.workspace_id)
     $$;
     `,
@@ -412,7 +412,7 @@ async function createLimitFunctions(db: Kysely<unknown>): Promise<void> {
     -- also the answer where nothing is sold: no default plan and never a subscription. A subscription that is paused, unpaid
     -- or canceled without a default plan to fall back on allows nothing.
     create function agentd.usage_limit(p_workspace_id uuid, p_metric text) returns bigint
-    language plpgsql stable set search_path = '' as $$
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
     declare
       plan      public.pricing_plans;
       max_usage bigint;
@@ -446,7 +446,7 @@ async function createLimitFunctions(db: Kysely<unknown>): Promise<void> {
     -- True while the workspace is under its limit of conversations in the present month. Never null. It only reads: what
     -- decides is consume_usage.
     create function public.check_usage_limit(workspace_id uuid) returns boolean
-    language plpgsql stable security invoker set search_path = '' as $$
+    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
     declare
       max_usage bigint := agentd.usage_limit(check_usage_limit.workspace_id, 'conversations');
     begin
@@ -467,7 +467,7 @@ async function createLimitFunctions(db: Kysely<unknown>): Promise<void> {
     -- so that no number of sessions exceeds it together. A key that was granted before is granted again without consuming.
     create function agentd.consume_usage(p_workspace_id uuid, p_metric text, p_n bigint, p_key text default null)
     returns boolean
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     declare
       max_usage bigint;
       v_month   date;

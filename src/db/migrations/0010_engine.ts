@@ -12,7 +12,7 @@ export const ADMISSION = `
     -- Lets newly inserted runs into pg-boss, the oldest first: as many of each workspace as it has room for. The
     -- others are parked: the end of a run of their workspace lets them in. Returns how many have a job now.
     create or replace function agentd.admit_arrivals(max_runs integer) returns integer
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_admitted integer;
@@ -70,7 +70,7 @@ export const ADMISSION = `
 
     -- Lets a workspace's oldest waiting runs in, as many as there is room for. Returns how many.
     create or replace function agentd.admit_runs(workspace_id uuid) returns integer
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_room     integer;
@@ -136,7 +136,7 @@ export const QUEUE_DEPTHS = `
     returns table (
       queue text, ready bigint, delayed bigint, active bigint, dead bigint, oldest_ready_at timestamptz
     )
-    language plpgsql stable security definer set search_path = ''
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if to_regclass('pgboss.job') is null then
@@ -178,7 +178,7 @@ export const WAKE = `
     -- Wakes a daemon that sleeps on a queue. One caller of many takes the daemon's row, and it alone notifies;
     -- the daemon writes it anew when it sleeps again. Returns whether this caller did.
     create or replace function agentd.wake(queue text) returns boolean
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if not exists (select 1 from agentd.sleepers s where s.queue = wake.queue) then
@@ -285,7 +285,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     create function agentd.enqueue(
       queue text, data jsonb, singleton_key text, workspace_id uuid, start_after timestamptz
     ) returns uuid
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_id uuid;
@@ -310,7 +310,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Removes a job that is no longer wanted, whatever its state.
     create function agentd.drop_job(queue text, job_id uuid) returns void
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if job_id is not null and to_regclass('pgboss.job') is not null then
@@ -323,7 +323,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- features -> ceilings -> task-run, else the default) and the buffer, less what is admitted and has not ended;
     -- 0 while the workspace is paused.
     create function agentd.workspace_room(workspace_id uuid) returns integer
-    language plpgsql stable security definer set search_path = ''
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       return (
@@ -361,7 +361,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- Copies the steps of ended runs onto their task's steps, where applications look for the last result.
     -- A step that somebody is editing is left out: a projection must not make a worker wait.
     create function agentd.project_steps(run_ids uuid[]) returns void
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if run_ids is null then

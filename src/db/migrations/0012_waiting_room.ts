@@ -57,7 +57,7 @@ async function watching(db: Kysely<unknown>): Promise<void> {
   await sql`
     -- How many runs wait for a place: exactly up to 20,000, beyond that by the server's statistics of the waiting room's indexes.
     create function agentd.count_waiting() returns bigint
-    language plpgsql stable security definer set search_path = ''
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_counted bigint;
@@ -83,7 +83,7 @@ async function watching(db: Kysely<unknown>): Promise<void> {
     returns table (
       queue text, ready bigint, delayed bigint, active bigint, dead bigint, oldest_ready_at timestamptz
     )
-    language plpgsql stable security definer set search_path = ''
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if to_regclass('pgboss.job') is null then
@@ -138,7 +138,7 @@ async function pauses(db: Kysely<unknown>): Promise<void> {
   await sql`
     -- Every daemon hears of a pause and of its end at once, and both are on record.
     create function agentd.control_queue() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       if tg_op <> 'DELETE' then
@@ -156,7 +156,7 @@ async function pauses(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.tell_control(p_action text, p_control agentd.queue_controls) returns void
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       perform pg_notify('agentd_control', p_control.queue);

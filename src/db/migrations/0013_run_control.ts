@@ -60,7 +60,7 @@ async function audit(db: Kysely<unknown>): Promise<void> {
     create function agentd.audit(
       p_action text, p_object_type text, p_object_id text, p_workspace_id uuid, p_details jsonb default '{}'
     ) returns void
-    language sql volatile security definer set search_path = ''
+    language sql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
       insert into agentd.audit_log (actor, action, object_type, object_id, workspace_id, details)
       values (public.current_user_id(), p_action, p_object_type, p_object_id, p_workspace_id,
@@ -71,7 +71,7 @@ async function audit(db: Kysely<unknown>): Promise<void> {
 
     -- A status that agentd sets has a reason; one that a person sets has none.
     create function agentd.audit_task() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       perform agentd.audit(
@@ -142,7 +142,7 @@ async function changeRuns(db: Kysely<unknown>): Promise<void> {
     -- Pauses scheduled tasks whose last runs all failed, so that they stop costing money until somebody has looked. A task
     -- that somebody is editing is left out: its next failure comes here again.
     create function agentd.pause_failing_tasks(p_task_ids uuid[]) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_paused integer;
@@ -191,7 +191,7 @@ async function changeRuns(db: Kysely<unknown>): Promise<void> {
 async function addDoors(db: Kysely<unknown>): Promise<void> {
   await sql`
     create function agentd.retry_run(p_run_id uuid) returns uuid
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_run public.task_runs;
@@ -235,7 +235,7 @@ async function addDoors(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.decide_tool_call(p_call_id uuid, p_approve boolean, p_reason text) returns boolean
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_workspace uuid;
@@ -286,12 +286,12 @@ async function addDoors(db: Kysely<unknown>): Promise<void> {
 
     -- Starts a run that has ended once more, as a new run of the task as it is now, with the same input. Returns the new run's id.
     create function public.retry_run(run_id uuid) returns uuid
-    language sql set search_path = ''
+    language sql set search_path = pg_catalog, pg_temp
     as $$ select agentd.retry_run(run_id) $$;
 
     -- Allows or denies a tool call that waits for it. Returns false if it no longer does. The run goes on when all its calls are decided.
     create function public.decide_tool_call(call_id uuid, approve boolean, reason text default null) returns boolean
-    language sql set search_path = ''
+    language sql set search_path = pg_catalog, pg_temp
     as $$ select agentd.decide_tool_call(call_id, approve, reason) $$;
   `.execute(db);
 }

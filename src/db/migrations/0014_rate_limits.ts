@@ -103,7 +103,7 @@ async function createPlaces(db: Kysely<unknown>): Promise<void> {
     --   unknown  there is no row.
     create function agentd.take_places(items jsonb, newcomers_ms double precision, returning_ms double precision)
     returns table (n integer, kind text, wait_ms double precision, at timestamptz)
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     #variable_conflict use_column
     declare

@@ -81,7 +81,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       p_budget public.budgets, p_from timestamptz, p_to timestamptz,
       out turns bigint, out tool_calls bigint, out tokens bigint, out cost_micros bigint, out active_ms bigint
     )
-    language sql stable security definer set search_path = ''
+    language sql stable security definer set search_path = pg_catalog, pg_temp
     as $$
       select l.turns, t.tool_calls, l.tokens, l.cost_micros, r.active_ms
         from (
@@ -123,7 +123,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     returns table (
       key text, budget_id uuid, metric text, max_amount bigint, used_amount bigint, asked_amount bigint, ends_in_ms double precision
     )
-    language plpgsql volatile security definer set search_path = '' set jit = off
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off
     as $$
     declare
       v_budgets uuid[];
@@ -205,7 +205,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- for it. A call is booked in the month in which it was set aside.
     -- Items: [{run, active_ms, ended, calls: [{key, turns, tool_calls, tokens, cost_micros}]}]
     create function agentd.settle_budgets(p_items jsonb) returns integer
-    language plpgsql volatile security definer set search_path = '' set jit = off
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off
     as $$
     declare
       v_budgets uuid[];
@@ -290,7 +290,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Gives back what is set aside for runs that ended other than by their worker, and forgets counters that are of no more use.
     create function agentd.sweep_budgets(p_limit integer) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_items jsonb;
@@ -317,7 +317,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- A budget that is changed lets the runs that wait for it look again.
     create function agentd.wake_for_budget() returns trigger
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       update public.task_runs r
@@ -334,7 +334,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     $$;
     -- A counter is of a scope: another scope is another budget.
     create function agentd.keep_budget_scope() returns trigger
-    language plpgsql set search_path = ''
+    language plpgsql set search_path = pg_catalog, pg_temp
     as $$
     begin
       raise exception using
@@ -356,7 +356,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     returns table (
       budget_id uuid, agent_id uuid, task_id uuid, metric text, max_amount bigint, used_amount bigint, reserved_amount bigint, period_end timestamptz
     )
-    language sql stable security definer set search_path = ''
+    language sql stable security definer set search_path = pg_catalog, pg_temp
     as $$
       select b.id, b.agent_id, b.task_id, v.metric, v.max_amount, v.used_amount, v.reserved_amount, m.period_end
         from public.budgets b
@@ -378,7 +378,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     returns table (
       budget_id uuid, agent_id uuid, task_id uuid, metric text, max_amount bigint, used_amount bigint, reserved_amount bigint, period_end timestamptz
     )
-    language sql stable set search_path = ''
+    language sql stable set search_path = pg_catalog, pg_temp
     as $$ select * from agentd.budget_usage(workspace_id) $$;
   `.execute(db);
   await applyAccess(db);

@@ -34,14 +34,14 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Null for what is no uuid as PostgreSQL writes it: any other text id is read back as it was written.
     create function agentd.uuid_of(value text) returns uuid
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select case when value ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then value::uuid end
     $$;
 
     -- The user's conversation of that name with the agent, made if there is none. It lies where the agent does for members of that
     -- workspace, in the user's own otherwise. As the caller: his policies decide.
     create function agentd.conversation_of(p_key text, p_agent_id uuid, p_user_id uuid) returns uuid
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     declare
       v_workspace uuid;
       v_agent     uuid;

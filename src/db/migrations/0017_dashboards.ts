@@ -150,7 +150,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- Computes one of the materialized views anew, beside those who read it, and writes down when and how long. Raises for another name.
     create function agentd.refresh_dashboard(p_view text) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_from constant timestamptz := clock_timestamp();

@@ -19,7 +19,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     -- The names come from what the user said at sign-up, so they are cut. A table of users may lack the column.
     create function agentd.ensure_profile(p_user_id uuid) returns void
-    language sql security definer set search_path = '' as $$
+    language sql security definer set search_path = pg_catalog, pg_temp as $$
       insert into public.profiles (id, workspace_id, full_name, avatar_url, is_automatic)
       select u.id,
              (select w.id from public.workspaces w where w.owner_user_id = u.id and w.is_personal),
@@ -33,7 +33,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     $$;
 
     create function agentd.replace_automatic_profile() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       reference record;
       is_used   boolean;
@@ -71,7 +71,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       for each row when (not new.is_automatic) execute function agentd.replace_automatic_profile();
 
     create function agentd.keep_changed_profile() returns trigger
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     begin
       new.is_automatic := false;
       return new;
@@ -126,7 +126,6 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop trigger replace_automatic_profile on public.profiles;
     drop function agentd.replace_automatic_profile();
     drop function agentd.ensure_profile(uuid);
-    delete from public.profiles where is_automatic;
     alter table public.profiles drop column is_automatic;
     `,
   );

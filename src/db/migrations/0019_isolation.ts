@@ -101,7 +101,7 @@ async function keepOwnedParents(db: Kysely<unknown>): Promise<void> {
     -- For what a user owns. Arguments are pairs "table, column" of the rows that use it: each was allowed to as one of the same workspace
     -- or as one of the same owner, and must still be.
     create function agentd.check_owned_move() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       is_used boolean;
     begin
@@ -150,7 +150,7 @@ async function keepAgents(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function agentd.check_agent_move() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       held text;
     begin
@@ -225,7 +225,7 @@ async function keepServers(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function agentd.check_mcp_move() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
       v_agent uuid;
       v_used  boolean;
@@ -266,7 +266,7 @@ async function keepProfiles(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     create function agentd.check_profile_workspace() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if (tg_op = 'INSERT' or new.workspace_id is distinct from old.workspace_id)
          and not agentd.is_service_caller()

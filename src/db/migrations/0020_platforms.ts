@@ -79,7 +79,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     -- the workspace means that channel: answers are posted there. As the caller, whose policies decide; a conversation of another
     -- workspace is left to the foreign key.
     create function agentd.fill_task_conversation() returns trigger
-    language plpgsql set search_path = '' as $$
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
     declare
       v_channel uuid;
     begin

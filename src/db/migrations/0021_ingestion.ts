@@ -121,15 +121,14 @@ async function requestIngestion(db: Kysely<unknown>): Promise<void> {
     -- Something else is to be read, or an application asks for it again by setting the status to uploaded. What the worker does
     -- with a row changes its epoch, its attempts or the time of its next one as well.
     create function agentd.request_ingestion() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if new.processing_status = 'archived' then
         new.job_id := null;
         new.lease_expires_at := null;
         return new;
       end if;
-      if (new.content, new.url, new.media_id, new.type, new.datastore_id)
-           is distinct from (old.content, old.url, old.media_id, old.type, old.datastore_id)
+      if (new.content, new.url, new.media_id, new.type) is distinct from (old.content, old.url, old.media_id, old.type)
          or (new.processing_status = 'uploaded' and old.processing_status <> 'uploaded'
              and (new.lease_epoch, new.attempts, new.retry_at, new.request)
                    is not distinct from (old.lease_epoch, old.attempts, old.retry_at, old.request)) then
@@ -150,13 +149,13 @@ async function requestIngestion(db: Kysely<unknown>): Promise<void> {
     end
     $$;
     create trigger request_ingestion
-      before update of content, url, media_id, type, datastore_id, processing_status on public.knowledge_sources
+      before update of content, url, media_id, type, processing_status on public.knowledge_sources
       for each row execute function agentd.request_ingestion();
 
     -- An application that writes the chunks of a source itself has done what was asked: the source is complete, and an attempt that
     -- is under way changes nothing. What the worker writes has its embedding_key.
     create function agentd.adopt_chunks() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       update public.knowledge_sources k
          set processing_status = 'completed', job_id = null, lease_expires_at = null, retry_at = null,
@@ -172,7 +171,7 @@ async function requestIngestion(db: Kysely<unknown>): Promise<void> {
       for each statement execute function agentd.adopt_chunks();
 
     create function agentd.wake_ingestion() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       perform agentd.wake('document-ingest');
       return null;
@@ -195,7 +194,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
     -- The worker's keys read everything in the storage, so whoever is signed in may name only files below a folder of his own or his
     -- workspace's; what the platform writes is believed.
     create function agentd.guard_storage_path() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if agentd.is_service_caller()
          or split_part(new.storage_path, '/', 1) in (new.user_id::text, new.workspace_id::text) then
@@ -211,7 +210,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
 
     -- A media row is a file, a source is what gets chunked. A file that can be read has a source, and is what becomes of that.
     create function agentd.follow_media() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       -- pg_trigger_depth: not what this row has from its source
       if new.is_archived
@@ -253,7 +252,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
       for each row execute function agentd.follow_media();
 
     create function agentd.replace_automatic_source() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       delete from public.knowledge_sources s
        where s.media_id = new.media_id and s.is_automatic and s.workspace_id = new.workspace_id;
@@ -265,7 +264,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
 
     -- What a source has become is what its file has become.
     create function agentd.mirror_source() returns trigger
-    language plpgsql security definer set search_path = '' as $$
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       update public.media_library m
          set processing_status = new.processing_status, reason_code = new.reason_code, reason = new.reason,
@@ -292,7 +291,7 @@ async function admitDocuments(db: Kysely<unknown>): Promise<void> {
     -- How many documents of a workspace may still be let in: its ceiling (its plan's features -> ceilings -> document-ingest, else
     -- the queue's) less what is admitted and has not ended; 0 while the workspace or the queue is paused.
     create function agentd.document_room(p_workspace_id uuid) returns integer
-    language plpgsql stable security definer set search_path = '' as $$
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
     declare
       v_ceiling integer;
     begin
@@ -321,7 +320,7 @@ async function admitDocuments(db: Kysely<unknown>): Promise<void> {
     -- Lets waiting documents in, the workspaces from a random one on. One daemon at a time does: whoever comes meanwhile is told
     -- nothing, and looks again. Returns how many have a job now.
     create function agentd.admit_documents(p_limit integer) returns integer
-    language plpgsql volatile security definer set search_path = '' as $$
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
     declare
       v_admitted  integer := 0;
       v_workspace uuid;
@@ -331,7 +330,9 @@ async function admitDocuments(db: Kysely<unknown>): Promise<void> {
       v_room      integer;
       v_count     integer;
     begin
-      if to_regclass('pgboss.job') is null or not pg_try_advisory_xact_lock(7203) then
+      -- a row that no tenant can reach, and no advisory lock, which anybody could hold
+      perform 1 from agentd.queue_settings q where q.queue = 'document-ingest' for update skip locked;
+      if not found or to_regclass('pgboss.job') is null then
         return 0;
       end if;
       for look in 1 .. ${sql.raw(String(WORKSPACES))} loop

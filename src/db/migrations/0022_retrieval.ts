@@ -48,13 +48,13 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
     sql`
     -- A model's name is whatever somebody called it, so only its hash becomes an identifier.
     create function agentd.vector_index_name(p_model text, p_dimensions integer) returns text
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select 'p_knowledge_chunks_' || substr(encode(sha256(convert_to(p_dimensions || ':' || p_model, 'UTF8')), 'hex'), 1, 24)
     $$;
 
     -- The statement that makes the HNSW index of a model's vectors; with concurrently, for an operator, nobody waits for it.
     create function agentd.vector_index_definition(p_model text, p_dimensions integer, p_concurrently boolean default true) returns text
-    language sql immutable set search_path = '' as $$
+    language sql immutable set search_path = pg_catalog, pg_temp as $$
       select format(
         'create index %s if not exists %I on public.knowledge_chunks using hnsw ((embedding::${vector}.halfvec(%s)) ${vector}.halfvec_cosine_ops)
            where embedding_model = %L and pg_catalog.length(embedding_bits) = %s',
@@ -66,7 +66,7 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
     -- then). False: somebody holds the table, another daemon makes it, or there is so much that writers would wait long: then the
     -- statement is an operator's to run.
     create function agentd.ensure_vector_index(p_model text, p_dimensions integer) returns boolean
-    language plpgsql volatile security definer set search_path = '' set lock_timeout = '250ms' as $$
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' as $$
     declare
       v_name text := agentd.vector_index_name(p_model, p_dimensions);
     begin
@@ -98,7 +98,7 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
 
     -- Drops the indexes of models that no passage is embedded with any more. Returns how many; one whose table somebody holds stays.
     create function agentd.drop_unused_vector_indexes() returns integer
-    language plpgsql volatile security definer set search_path = '' set lock_timeout = '250ms' set enable_seqscan = off
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' set enable_seqscan = off
     set enable_sort = off set enable_bitmapscan = off set jit = off as $$
     declare
       v_index   record;

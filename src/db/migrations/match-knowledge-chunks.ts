@@ -35,7 +35,7 @@ create function public.match_knowledge_chunks(
   source_ids uuid[] default null)
 returns table (id uuid, source_id uuid, source_name text, content text, page integer, heading_path text[],
                similarity double precision, score double precision, metadata jsonb)
-language plpgsql stable set search_path = '' rows 10 as $function$
+language plpgsql stable set search_path = pg_catalog, pg_temp rows 10 as $function$
 #variable_conflict use_column
 declare
   v_workspace   uuid := match_knowledge_chunks.workspace_id;

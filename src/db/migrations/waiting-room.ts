@@ -58,7 +58,7 @@ export const NEXT_RUNS = `
     -- The oldest waiting run of each task whose runs go one after the other (is_serial), where nothing of the task is before it.
     -- Costs by the tasks, however many of their runs wait. With more tasks than one look considers, each has its chance.
     create function agentd.next_serial_runs(p_workspace_id uuid) returns uuid[]
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_found  uuid[] := '{}';
@@ -97,7 +97,7 @@ export const NEXT_RUNS = `
 
     -- The oldest waiting runs of a workspace that may go, locked. Rows that somebody holds are left out.
     create function agentd.next_runs(p_workspace_id uuid, p_count integer) returns setof uuid
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_serial uuid[] := '{}';
@@ -141,7 +141,7 @@ export const NEXT_RUNS = `
 
     -- Workspaces in which somebody waits, in the order of their ids, from the one after p_after (null: from the first) on.
     create function agentd.waiting_workspaces(p_after uuid, p_count integer) returns setof uuid
-    language sql stable security definer set search_path = ''
+    language sql stable security definer set search_path = pg_catalog, pg_temp
     as $$
       with recursive found as (
         select least(
@@ -172,7 +172,7 @@ export const NEXT_RUNS = `
 export const ADMIT = `
     -- Makes jobs of the oldest waiting runs of workspaces whose two doors the caller holds. Returns of how many.
     create function agentd.admit_behind_doors(p_workspace_ids uuid[]) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_runs     uuid[];
@@ -205,7 +205,7 @@ export const ADMIT = `
     -- For the transaction in which runs of these workspaces end: lets their oldest waiting runs in. Returns how many.
     -- A door that stays shut costs the waiting runs a later look, never the caller its transaction.
     create function agentd.admit_workspaces(p_workspace_ids uuid[]) returns integer
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_workspace uuid;
@@ -251,7 +251,7 @@ export const ADMIT = `
     $$;
 
     create or replace function agentd.admit_runs(workspace_id uuid) returns integer
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       return agentd.admit_workspaces(array[admit_runs.workspace_id]);
@@ -265,7 +265,7 @@ export const LOOKS = `
     -- Arrivals without a place are parked: the end of a run of their workspace lets them in. Out: how many runs have a job now;
     -- how many arrivals need no further look.
     create function agentd.look_at_arrivals(p_max_runs integer, out admitted integer, out looked_at integer)
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_arrivals   uuid[];
@@ -337,7 +337,7 @@ export const LOOKS = `
     $$;
 
     create or replace function agentd.admit_arrivals(max_runs integer) returns integer
-    language plpgsql security definer set search_path = ''
+    language plpgsql security definer set search_path = pg_catalog, pg_temp
     as $$
     begin
       return (select l.admitted from agentd.look_at_arrivals(max_runs) l);
@@ -347,7 +347,7 @@ export const LOOKS = `
     -- Looks through the waiting rooms, at p_count workspaces after p_after: who waits although there is room? Out: how many runs
     -- have a job now; the last workspace looked at, null at the end.
     create function agentd.look_at_waiting(p_after uuid, p_count integer, out admitted integer, out last_id uuid)
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_workspace uuid;
@@ -385,7 +385,7 @@ export const ENTER = `
       p_run_id uuid, p_workspace_id uuid, p_task_id uuid, p_is_serial boolean, p_wake_at timestamptz,
       out job_id uuid, out is_parked boolean
     )
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_waiting integer;
@@ -425,7 +425,7 @@ export const ENTER = `
     -- For transactions of applications that leave a place or let a workspace go on: makes waiting runs arrivals again, the oldest
     -- first, and wakes a daemon, which sees to the whole workspace. Waits for nobody.
     create function agentd.unpark_runs(p_workspace_id uuid, p_count integer) returns void
-    language plpgsql volatile security definer set search_path = ''
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
     as $$
     declare
       v_count integer := least(p_count, ${ARRIVALS});
