@@ -36,7 +36,13 @@ beforeAll(async () => {
   });
   db = await testDatabase();
   daemon = await startDaemon(
-    loadConfig({ DATABASE_URL: db.url, OPENAI_API_KEY: model.apiKey, OPENAI_BASE_URL: model.url }),
+    loadConfig({
+      DATABASE_URL: db.url,
+      OPENAI_API_KEY: model.apiKey,
+      OPENAI_BASE_URL: model.url,
+      // the model server makes no vectors
+      AGENTD_EMBEDDING_MODEL: 'feature-hash-v1',
+    }),
     { logger: createLogger({ level: 'silent' }), probes: false },
   );
   // Values as the server writes them: what psql shows.
