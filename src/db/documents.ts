@@ -7,6 +7,7 @@
 
 import type { Queryable, Statement } from './database.ts';
 import { toJson } from './json.ts';
+import { type HeldRow, type NotRenewed, renew, renewStatement } from './leases.ts';
 import type { StoredCredential } from './runs.ts';
 
 /** Everything that an attempt needs to know, read when it is claimed. */
@@ -103,41 +104,19 @@ export async function documentHeldFor(
   return row?.ms ?? null;
 }
 
-/** Renews leases. Returns the documents that are no longer the worker's, and those whose rows somebody holds. */
-export async function renewDocumentLeases(
+const RENEW = renewStatement(
+  'renew_document_leases',
+  'public.knowledge_sources',
+  `r.processing_status = 'processing'`,
+);
+
+/** Renews the leases of a worker's documents. */
+export function renewDocumentLeases(
   db: Queryable,
-  held: readonly { readonly run: string; readonly epoch: number }[],
+  held: readonly HeldRow[],
   leaseSeconds: number,
-): Promise<{ readonly lost: ReadonlySet<string>; readonly locked: ReadonlySet<string> }> {
-  const rows = await db.query<{ id: string; is_lost: boolean }>(
-    {
-      name: 'renew_document_leases',
-      text: `
-with held as (
-  select x.run as id, x.epoch from jsonb_to_recordset($1::jsonb) as x (run uuid, epoch integer)
-),
-locked as (
-  select k.id from public.knowledge_sources k join held on held.id = k.id
-   where k.lease_epoch = held.epoch and k.processing_status = 'processing'
-   order by k.id
-     for no key update of k skip locked
-),
-renewed as (
-  update public.knowledge_sources k set lease_expires_at = agentd.now() + make_interval(secs => $2)
-    from locked where k.id = locked.id
-  returning k.id
-)
-select held.id, k.id is null or k.lease_epoch <> held.epoch or k.processing_status <> 'processing' as is_lost
-  from held
-  left join public.knowledge_sources k on k.id = held.id
- where held.id not in (select id from renewed)`,
-    },
-    [JSON.stringify(held), leaseSeconds],
-  );
-  return {
-    lost: new Set(rows.filter((row) => row.is_lost).map((row) => row.id)),
-    locked: new Set(rows.filter((row) => !row.is_lost).map((row) => row.id)),
-  };
+): Promise<NotRenewed> {
+  return renew(db, RENEW, held, leaseSeconds);
 }
 
 /** A passage to be stored. */

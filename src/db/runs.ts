@@ -5,6 +5,7 @@
  */
 import type { Queryable, Statement } from './database.ts';
 import { toJson } from './json.ts';
+import { type HeldRow, type NotRenewed, renew, renewStatement } from './leases.ts';
 
 /** A step as copied into the run when it was created. */
 export type StepPlan = {
@@ -716,46 +717,13 @@ export async function writeCheckpoints(
   });
 }
 
-const RENEW: Statement = {
-  name: 'renew_leases',
-  text: `
-with held as (
-  select x.run, x.epoch from jsonb_to_recordset($1::jsonb) as x (run uuid, epoch integer)
-),
-locked as (
-  select r.id from public.task_runs r join held on held.run = r.id
-   where r.lease_epoch = held.epoch and r.status = 'running'
-   order by r.id
-     for no key update of r skip locked
-),
-renewed as (
-  update public.task_runs r set lease_expires_at = agentd.now() + make_interval(secs => $2)
-    from locked where r.id = locked.id
-  returning r.id
-)
-select held.run, r.id is null or r.lease_epoch <> held.epoch or r.status <> 'running' as is_lost
-  from held
-  left join public.task_runs r on r.id = held.run
- where held.run not in (select id from renewed)`,
-};
+const RENEW = renewStatement('renew_leases', 'public.task_runs', `r.status = 'running'`);
 
-/** Runs whose leases were not renewed. */
-export type NotRenewed = {
-  /** No longer the worker's: cancelled, ended, taken over or deleted. */
-  readonly lost: ReadonlySet<string>;
-  /** Their rows are held by another transaction: a checkpoint, which renews them itself, or somebody who does not. */
-  readonly locked: ReadonlySet<string>;
-};
-
-/** Renews the leases of a worker's runs. Returns those that were not: whoever holds one of these must not count on it. */
-export async function renewLeases(
+/** Renews the leases of a worker's runs. */
+export function renewLeases(
   db: Queryable,
-  held: readonly { run: string; epoch: number }[],
+  held: readonly HeldRow[],
   leaseSeconds: number,
 ): Promise<NotRenewed> {
-  const rows = await db.query<{ run: string; is_lost: boolean }>(RENEW, [JSON.stringify(held), leaseSeconds]);
-  return {
-    lost: new Set(rows.filter((row) => row.is_lost).map((row) => row.run)),
-    locked: new Set(rows.filter((row) => !row.is_lost).map((row) => row.run)),
-  };
+  return renew(db, RENEW, held, leaseSeconds);
 }
