@@ -6,7 +6,7 @@ import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { until } from '../support/runs.ts';
-import { difference, readExamples, type Table } from './sql-examples.ts';
+import { difference, readExamples, runExample, type Table } from './sql-examples.ts';
 
 const page = readFileSync(new URL('../../docs/platforms.md', import.meta.url), 'utf8');
 const examples = readExamples(page);
@@ -33,17 +33,7 @@ afterAll(async () => {
   await db?.dispose();
 });
 
-async function run(sql: string): Promise<Table> {
-  const answer: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({
-    text: sql,
-    rowMode: 'array',
-  });
-  const last = [answer].flat().findLast((result) => result.fields.length > 0);
-  return {
-    columns: last?.fields.map((field) => field.name) ?? [],
-    rows: (last?.rows ?? []).map((row: unknown[]) => row.map((cell) => (cell === null ? '' : String(cell)))),
-  };
-}
+const run = (sql: string): Promise<Table> => runExample(client, sql);
 
 /** The worker has nothing left to do: what a reader gives it a moment for. */
 const settled = (): Promise<true> =>

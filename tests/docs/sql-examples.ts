@@ -1,3 +1,4 @@
+import type pg from 'pg';
 /** Reads the examples of a document: each sql block, and the output that a text block after it promises. */
 
 export type Example = {
@@ -69,4 +70,19 @@ export function difference(promised: Table, given: Table): string | null {
 
 function escapeRegExp(text: string): string {
   return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+}
+
+/** Runs a block as it stands and gives what its last query gave. */
+export async function runExample(client: pg.Client, sql: string): Promise<Table> {
+  const answer: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({
+    text: sql,
+    rowMode: 'array',
+  });
+  const last = [answer].flat().findLast((result) => result.fields.length > 0);
+  return {
+    columns: last?.fields.map((field) => field.name) ?? [],
+    rows: (last?.rows ?? []).map((row: unknown[]) =>
+      row.map((value) => (value === null ? '' : String(value))),
+    ),
+  };
 }

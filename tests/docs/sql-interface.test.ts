@@ -7,7 +7,7 @@ import { type Daemon, startDaemon } from '../../src/daemon.ts';
 import { createLogger } from '../../src/telemetry/logger.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
-import { difference, readExamples, type Table } from './sql-examples.ts';
+import { difference, readExamples, runExample, type Table } from './sql-examples.ts';
 
 const document = readFileSync(new URL('../../docs/sql-interface.md', import.meta.url), 'utf8');
 const examples = readExamples(document);
@@ -61,20 +61,7 @@ afterAll(async () => {
   await model?.close();
 });
 
-/** Runs a block as it stands and gives what its last query gave. */
-async function run(sql: string): Promise<Table> {
-  const answer: pg.QueryArrayResult | pg.QueryArrayResult[] = await client.query({
-    text: sql,
-    rowMode: 'array',
-  });
-  const last = [answer].flat().findLast((result) => result.fields.length > 0);
-  return {
-    columns: last?.fields.map((field) => field.name) ?? [],
-    rows: (last?.rows ?? []).map((row: unknown[]) =>
-      row.map((value) => (value === null ? '' : String(value))),
-    ),
-  };
-}
+const run = (sql: string): Promise<Table> => runExample(client, sql);
 
 /** Resolves when the worker has nothing left to do: what a reader gives it a moment for. */
 async function settled(): Promise<void> {
