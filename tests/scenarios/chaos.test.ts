@@ -44,8 +44,9 @@ describe.skipIf(!onServer)('server-only: daemons that die', () => {
     const report = await chaos({ kills: 20, stalls: 1 });
     expect(report.violations).toEqual([]);
     expect(report.kills).toBe(20);
+    // more than two where a daemon died of an order that was just being taken back
     for (const window of windows)
-      expect([window, report.history.tallies.get(window)?.ends]).toEqual([window, 2]);
+      expect(report.history.tallies.get(window)?.ends, window).toBeGreaterThanOrEqual(2);
     expect(report.stalls).toBe(1);
     // the kills hit something: there were calls to repeat and runs to take over
     expect(report.history.repeats).toBeGreaterThan(0);
