@@ -18,7 +18,7 @@ export function requeueLapsedDocuments(db: Queryable, expected: Date | null = nu
     'requeue_lapsed_documents',
     `
 with lapsed as (
-  select k.id, k.job_id, k.attempts from public.knowledge_sources k
+  select k.id, k.job_id, k.lost_claims + 1 as lost from public.knowledge_sources k
    where k.processing_status = 'processing'
      and (k.lease_expires_at is null or k.lease_expires_at < agentd.now()
           or k.lease_expires_at > agentd.now() + interval '10 minutes')
@@ -31,15 +31,17 @@ with lapsed as (
      for no key update skip locked
 ),
 dropped as materialized (
-  select l.id, l.attempts, agentd.drop_job('document-ingest', l.job_id) from lapsed l
+  select l.id, l.lost, agentd.drop_job('document-ingest', l.job_id) from lapsed l
 ),
 requeued as (
   update public.knowledge_sources k
-     set processing_status = (case when d.attempts >= ${MOST_LOST_CLAIMS} then 'failed' else 'uploaded' end)::public.processing_status,
+     set processing_status = (case when d.lost >= ${MOST_LOST_CLAIMS} then 'failed' else 'uploaded' end)::public.processing_status,
          lease_epoch = least(k.lease_epoch, 2147483646) + 1, lease_expires_at = null, job_id = null,
-         reason_code = case when d.attempts >= ${MOST_LOST_CLAIMS} then 'worker_crashed' end,
-         reason = case when d.attempts >= ${MOST_LOST_CLAIMS} then
-           'Its worker ended ' || d.attempts || ' times while it was being read. Set processing_status to uploaded to try again.' end
+         -- it has not failed: its worker has
+         attempts = greatest(k.attempts - 1, 0), lost_claims = d.lost,
+         reason_code = case when d.lost >= ${MOST_LOST_CLAIMS} then 'worker_crashed' end,
+         reason = case when d.lost >= ${MOST_LOST_CLAIMS} then
+           'Its worker ended ' || d.lost || ' times while it was being read. Set processing_status to uploaded to try again.' end
     from dropped d
    where k.id = d.id
   returning k.id
@@ -95,18 +97,47 @@ select count(*) as repaired from dropped`,
   );
 }
 
-/** Sources whose refresh is due ask for it. What is being read, or has nothing to be refreshed from, is left. */
-export function requestDueRefreshes(db: Queryable): Promise<number> {
-  return count(
-    db,
-    'request_due_refreshes',
-    `
-with due as (
-  select k.id from public.knowledge_sources k
-   where k.next_refresh_at <= agentd.now() and k.processing_status in ('completed', 'failed')
-   order by k.next_refresh_at
-   limit $1
-     for no key update skip locked
+/** Can be refreshed when its time has come, as the index has it. */
+const refreshable = (row: string): string =>
+  `((${row}.next_refresh_at is not null and ${row}.processing_status in ('completed', 'failed')) is true)`;
+
+/** Workspaces that one look for due refreshes considers, and refreshes of each. */
+const WORKSPACES = 500;
+const REFRESHES = 50;
+
+/**
+ * Sources whose refresh is due ask for it, some of each workspace. What is being read, or has nothing to be refreshed from, is left.
+ *
+ * @param after the last workspace of the look before; null: from the first on
+ * @returns how many asked, and the last workspace considered: null at the end
+ */
+export async function requestDueRefreshes(
+  db: Queryable,
+  after: string | null,
+): Promise<{ readonly repaired: number; readonly last: string | null }> {
+  const [row] = await db.query<{ repaired: number; workspaces: number; last: string | null }>(
+    {
+      name: 'request_due_refreshes',
+      text: `
+with recursive workspace as (
+  (select k.workspace_id as id, 1 as place from public.knowledge_sources k
+    where ${refreshable('k')} and ($1::uuid is null or k.workspace_id > $1) order by k.workspace_id limit 1)
+  union all
+  select next.id, w.place + 1
+    from workspace w
+   cross join lateral (
+     select k.workspace_id as id from public.knowledge_sources k
+      where ${refreshable('k')} and k.workspace_id > w.id order by k.workspace_id limit 1) next
+   where w.place < ${WORKSPACES}
+),
+due as (
+  select d.id
+    from workspace w
+   cross join lateral (
+     select k.id from public.knowledge_sources k
+      where ${refreshable('k')} and k.workspace_id = w.id and k.next_refresh_at <= agentd.now()
+      order by k.next_refresh_at limit ${REFRESHES}
+        for no key update skip locked) d
 ),
 requested as (
   update public.knowledge_sources k
@@ -114,9 +145,15 @@ requested as (
     from due where k.id = due.id
   returning k.id
 )
-select count(*) as repaired from requested`,
-    [LIMIT],
+select (select count(*)::integer from requested) as repaired, (select count(*)::integer from workspace) as workspaces,
+       (select w.id from workspace w order by w.place desc limit 1) as last`,
+    },
+    [after],
   );
+  return {
+    repaired: row?.repaired ?? 0,
+    last: (row?.workspaces ?? 0) < WORKSPACES ? null : (row?.last ?? null),
+  };
 }
 
 /** Sources that one look for old chunks considers. */
@@ -138,8 +175,11 @@ export async function sourcesWithOldChunks(
       text: `
 select k.id,
        k.processing_status in ('completed', 'failed', 'archived') and exists (
-         select 1 from public.knowledge_chunks c
-          where c.source_id = k.id and (c.generation <> k.generation or k.processing_status = 'archived')) as is_found
+         select 1 from public.knowledge_chunks c where c.source_id = k.id and c.generation < k.generation
+         union all
+         select 1 from public.knowledge_chunks c where c.source_id = k.id and c.generation > k.generation
+         union all
+         select 1 from public.knowledge_chunks c where c.source_id = k.id and k.processing_status = 'archived') as is_found
   from (select o.id, o.processing_status, o.generation from public.knowledge_sources o
          where $1::uuid is null or o.id > $1 order by o.id limit ${CONSIDERED}) k
  order by k.id`,

@@ -28,6 +28,8 @@ export type ClaimedDocument = {
   readonly last_modified: string | null;
   readonly generation: number;
   readonly chunk_count: number;
+  /** How many chunks the last complete ingestion stored; fewer are there where some were deleted since. */
+  readonly stored_chunks: number | null;
   readonly embedding_model: string | null;
   readonly embedding_dimensions: number | null;
   readonly agent_id: string | null;
@@ -58,7 +60,7 @@ with claimed as (
   returning k.*
 )
 select c.id, c.workspace_id, c.request, c.lease_epoch, c.attempts, c.name, c.type, c.content, c.url, c.content_sha256, c.etag,
-       c.last_modified, c.generation, c.chunk_count, c.embedding_model, c.embedding_dimensions, c.agent_id,
+       c.last_modified, c.generation, c.chunk_count, c.stored_chunks, c.embedding_model, c.embedding_dimensions, c.agent_id,
        case when m.id is not null then jsonb_build_object(
          'id', m.id, 'bucket', m.bucket, 'storage_path', m.storage_path, 'file_url', m.file_url, 'file_name', m.file_name,
          'file_type', m.file_type) end as media,
@@ -195,12 +197,16 @@ select chunk_index from there union select chunk_index from stored`,
 /**
  * Stores passages as they were embedded, what that cost, and extends the lease, in one transaction. False: the document is no longer
  * the worker's, and nothing was stored.
+ *
+ * May be said again when its answer was lost: a batch is booked once. Those of one document are stored one after the other.
  */
 export async function storeEmbeddedChunks(
   db: Queryable,
   claim: DocumentClaim,
   stored: {
     readonly generation: number;
+    /** Names the batch: a UUID. */
+    readonly batch: string;
     readonly chunks: readonly ChunkRow[];
     readonly tokens: number;
     readonly costMicros: number;
@@ -213,12 +219,18 @@ export async function storeEmbeddedChunks(
     {
       name: 'store_embedded_chunks',
       text: `
-with own as (
+with held as (
+  select k.id, k.stored_batch is distinct from $10::uuid as is_new from public.knowledge_sources k
+   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing' for no key update
+),
+own as (
   update public.knowledge_sources k
-     set embedded_tokens = k.embedded_tokens + $5, cost_micros = k.cost_micros + $6,
-         lease_expires_at = agentd.now() + make_interval(secs => $7)
-   where k.id = $1 and k.lease_epoch = $2 and k.processing_status = 'processing'
-  returning k.id, k.workspace_id, k.agent_id
+     set embedded_tokens = k.embedded_tokens + case when h.is_new then $5 else 0 end,
+         cost_micros = k.cost_micros + case when h.is_new then $6 else 0 end,
+         stored_batch = $10, lease_expires_at = agentd.now() + make_interval(secs => $7)
+    from held h
+   where k.id = h.id
+  returning k.id, k.workspace_id, k.agent_id, h.is_new
 ),
 stored as (
   insert into public.knowledge_chunks (workspace_id, source_id, generation, ${CHUNK_COLUMNS}, embedding)
@@ -236,7 +248,7 @@ used as (
   insert into public.usage_events (workspace_id, agent_id, metric, quantity, cost_micros, idempotency_key, dimensions, occurred_at)
   select own.workspace_id, own.agent_id, 'embedding_tokens', $5, $6, 'embed:' || gen_random_uuid(),
          jsonb_build_object('source_id', own.id, 'provider', $8::text, 'model', $9::text), agentd.now()
-    from own where $5::bigint > 0
+    from own where own.is_new and $5::bigint > 0
 )
 select exists (select 1 from own) as is_own`,
     },
@@ -250,6 +262,7 @@ select exists (select 1 from own) as is_own`,
       stored.leaseSeconds,
       stored.provider,
       stored.model,
+      stored.batch,
     ],
   );
   return row?.is_own ?? false;
@@ -273,7 +286,7 @@ export type DocumentFacts = {
 
 /**
  * The new generation takes the old one's place, in one statement. Beyond it nothing of the document is left by the worker but old
- * chunks, which deleteOldChunks removes. False: no longer the worker's.
+ * chunks, which deleteOldChunks removes. False: no longer the worker's. May be said again when its answer was lost.
  */
 export async function completeDocument(
   db: Queryable,
@@ -291,7 +304,7 @@ with facts as (
 ),
 own as (
   update public.knowledge_sources k
-     set processing_status = 'completed', generation = $3, job_id = null, lease_expires_at = null, attempts = 0, retry_at = null,
+     set processing_status = 'completed', generation = $3, stored_chunks = $4, job_id = null, lease_expires_at = null, attempts = 0, retry_at = null,
          content_sha256 = f.content_sha256, title = f.title, page_count = f.page_count, character_count = f.character_count,
          token_count = f.token_count, embedding_model = f.embedding_model, embedding_dimensions = f.embedding_dimensions,
          etag = f.etag, last_modified = f.last_modified, reason_code = f.reason_code, reason = f.reason,
@@ -308,7 +321,10 @@ used as (
          jsonb_build_object('source_id', own.id), agentd.now()
     from own where $4::bigint > 0
 )
-select id from own`,
+select id from own
+union all
+select k.id from public.knowledge_sources k
+ where k.id = $1 and k.lease_epoch = $2 and k.generation = $3 and k.processing_status = 'completed'`,
     },
     [claim.id, claim.lease_epoch, generation, chunkCount, toJson(facts)],
   );
@@ -405,16 +421,22 @@ update public.knowledge_sources k
   );
 }
 
-/** Deletes some chunks of generations that nothing points at. Returns how many; fewer than `limit`: there are no more. */
+/**
+ * Deletes some chunks of generations that nothing points at. Returns how many; fewer than `limit`: there are no more, or somebody holds
+ * the source. Holding it, so that nobody takes it from the archive and counts on chunks that are about to go.
+ */
 export async function deleteOldChunks(db: Queryable, sourceId: string, limit: number): Promise<number> {
   const rows = await db.query(
     {
       name: 'delete_old_chunks',
       text: `
+with source as materialized (
+  select k.* from public.knowledge_sources k where k.id = $1 for no key update skip locked
+)
 delete from public.knowledge_chunks c
  where c.id in (
    select o.id from public.knowledge_chunks o
-     join public.knowledge_sources k on k.id = o.source_id
+     join source k on k.id = o.source_id
     where o.source_id = $1
       and (o.generation < k.generation or k.processing_status = 'archived'
            or (o.generation > k.generation and k.processing_status in ('completed', 'failed')))

@@ -33,6 +33,7 @@ import * as m0020 from './migrations/0020_platforms.ts';
 import * as m0021 from './migrations/0021_ingestion.ts';
 import * as m0022 from './migrations/0022_retrieval.ts';
 import * as m0023 from './migrations/0023_hardening.ts';
+import * as m0024 from './migrations/0024_document_repairs.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -58,6 +59,7 @@ const migrations: Record<string, Migration> = {
   '0021_ingestion': m0021,
   '0022_retrieval': m0022,
   '0023_hardening': m0023,
+  '0024_document_repairs': m0024,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

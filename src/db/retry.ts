@@ -1,5 +1,6 @@
 /** What to do when the database is away: wait for it, as long as it takes. */
 import { type Clock, sleep } from '../clock.ts';
+import type { Queryable } from './database.ts';
 
 const FIRST_DELAY_MS = 50;
 /** After a database was away, whoever waits for it has come back after so many milliseconds. */
@@ -69,4 +70,21 @@ export async function retryTransient<T>(
       await sleep(options.clock, delay * (0.5 + Math.random() / 2), options.signal);
     }
   }
+}
+
+/**
+ * The database for work that has been paid for: a statement waits for a database that is away, and for a row that somebody holds, until
+ * the signal fires. Then it rejects with the signal's reason.
+ */
+export function patientQueries(
+  db: Queryable,
+  options: { clock: Clock; signal?: AbortSignal; onRetry?: (error: Error) => void },
+): Queryable {
+  return {
+    query: (statement, values) =>
+      retryTransient(() => db.query(statement, values), {
+        ...options,
+        retryIf: (error) => isTransient(error) || isLockTimeout(error),
+      }),
+  };
 }

@@ -816,6 +816,7 @@ export interface KnowledgeSources {
   last_modified: string | null;
   lease_epoch: Generated<number>;
   lease_expires_at: Timestamp | null;
+  lost_claims: Generated<number>;
   media_id: string | null;
   name: string;
   next_refresh_at: Timestamp | null;
@@ -827,6 +828,8 @@ export interface KnowledgeSources {
   request: Generated<number>;
   retry_at: Timestamp | null;
   seq: Generated<number>;
+  stored_batch: string | null;
+  stored_chunks: number | null;
   title: string | null;
   /**
    * Tokens of the chunks that are searched.

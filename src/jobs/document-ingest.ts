@@ -2,10 +2,14 @@
 import { z } from 'zod';
 import { admitDocuments, claimDocument, documentHeldFor } from '../db/documents.ts';
 import { wakeQueue } from '../db/jobs.ts';
+import { isLockTimeout, patientQueries, retryTransient } from '../db/retry.ts';
 import { type IngestDeps, ingestDocument } from '../pipelines/ingest/ingest.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
 import type { Leases } from '../queue/leases.ts';
+
+/** A document whose row somebody holds is looked at again after so many milliseconds; its slot is another's meanwhile. */
+const HELD_MS = 1_000;
 
 const payload = z.object({ source_id: z.guid(), request: z.int() });
 
@@ -26,9 +30,18 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
     admit: () => admitDocuments(deps.db, deps.concurrency * 4),
     async handler({ source_id, request }, { signal, job, log }) {
       const asked = { sourceId: source_id, request };
-      const document = await claimDocument(deps.db, asked, deps.workerId, deps.leaseSeconds);
+      const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };
+      const db = patientQueries(deps.db, patience);
+      const document = await retryTransient(
+        () => claimDocument(deps.db, asked, deps.workerId, deps.leaseSeconds),
+        patience,
+      ).catch((error: unknown) => {
+        if (isLockTimeout(error)) return 'held' as const;
+        throw error;
+      });
+      if (document === 'held') return snooze(HELD_MS);
       if (document === null) {
-        const heldForMs = await documentHeldFor(deps.db, asked);
+        const heldForMs = await documentHeldFor(db, asked);
         return heldForMs === null ? undefined : snooze(heldForMs);
       }
       const own = new AbortController();
@@ -43,8 +56,7 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
         log.info({ event: 'document_ingested', source_id, outcome }, `a document is ${outcome.kind}`);
         if (outcome.kind === 'released') throw new JobAborted('drain');
         // a place of its workspace is free: who waits there need not wait for the next look
-        if ((await admitDocuments(deps.db, deps.concurrency * 4)) > 0)
-          await wakeQueue(deps.db, 'document-ingest');
+        if ((await admitDocuments(db, deps.concurrency * 4)) > 0) await wakeQueue(db, 'document-ingest');
       } finally {
         deps.leases.release(document.id, document.lease_epoch);
       }

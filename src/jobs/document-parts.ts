@@ -5,7 +5,6 @@ import type { Config } from '../config.ts';
 import type { Queryable } from '../db/database.ts';
 import { renewDocumentLeases } from '../db/documents.ts';
 import { ensureVectorIndex } from '../db/knowledge.ts';
-import { isLockTimeout, isTransient, retryTransient } from '../db/retry.ts';
 import { QueryEmbedder } from '../pipelines/agent/query-embedding.ts';
 import type { RateLimiter } from '../pipelines/agent/rate-limiter.ts';
 import { embedderOf } from '../pipelines/ingest/choose-embedder.ts';
@@ -46,15 +45,6 @@ export type DocumentParts = {
 /** Opens what ingestion needs; nothing is asked of the outside before the first document. Throws ConfigError. */
 export function openDocumentParts(options: DocumentPartsOptions): DocumentParts {
   const { clock, config, log, leaseSeconds, secrets } = options;
-  // what a document holds has been paid for: a row that somebody holds is waited for, and so is a database that is away
-  const db: Queryable = {
-    query: (statement, values) =>
-      retryTransient(() => options.db.query(statement, values), {
-        clock,
-        onRetry: options.onRetry,
-        retryIf: (error) => isTransient(error) || isLockTimeout(error),
-      }),
-  };
   const storage = openStorage(config.storageUrl, config.storageKeys, { clock });
   const client = openGuardedClient({ allowedPrivateHosts: config.allowedPrivateHosts, clock });
   const workers = new DocumentWorkers({ clock });
@@ -68,7 +58,8 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
   });
   const input = { storage, client, maxBytes: DOCUMENT_LIMITS.maxBytes };
   const job = documentIngestJob({
-    db,
+    db: options.db,
+    onRetry: options.onRetry,
     clock,
     log,
     leaseSeconds,

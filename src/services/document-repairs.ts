@@ -15,18 +15,21 @@ import type { ServiceDeps } from './periodic.ts';
 const DELETE_AT_ONCE = 500;
 const DELETES = 20;
 
+/** Where the looks that take several passes go on: after this workspace and after this source; null: they begin anew. */
+export type DocumentPlace = { readonly refreshes: string | null; readonly oldChunks: string | null };
+
 /**
  * One pass.
  *
  * @param now the database's time as it should be; null: unsure, then no lease is taken for lapsed
- * @param after how far the search for old chunks has come
- * @returns how far it has come now
+ * @param place how far the looks have come that take several passes
+ * @returns how far they have come now
  */
 export async function repairDocuments(
   deps: Pick<ServiceDeps, 'log'> & { readonly db: Queryable },
   now: Date | null | undefined,
-  after: string | null,
-): Promise<string | null> {
+  place: DocumentPlace,
+): Promise<DocumentPlace> {
   const { db } = deps;
   const report = (what: string, repaired: number): number => {
     if (repaired > 0)
@@ -46,11 +49,16 @@ export async function repairDocuments(
   if (now !== null) waiting += await step('lapsed_document', () => requeueLapsedDocuments(db, now ?? null));
   await step('stale_document_job', () => dropStaleDocumentJobs(db));
   waiting += await step('document_without_job', () => requeueDocumentsWithoutJob(db));
-  waiting += await step('due_refresh', () => requestDueRefreshes(db));
+  let refreshes = place.refreshes;
+  waiting += await step('due_refresh', async () => {
+    const look = await requestDueRefreshes(db, place.refreshes);
+    refreshes = look.last;
+    return look.repaired;
+  });
   if (waiting > 0) await wakeQueue(db, 'document-ingest');
-  const look = await sourcesWithOldChunks(db, after);
+  const look = await sourcesWithOldChunks(db, place.oldChunks);
   for (const id of look.ids) {
     for (let i = 0; i < DELETES && (await deleteOldChunks(db, id, DELETE_AT_ONCE)) === DELETE_AT_ONCE; i++);
   }
-  return look.last;
+  return { refreshes, oldChunks: look.last };
 }

@@ -21,7 +21,7 @@ import {
   wakeDueRuns,
 } from '../db/reconcile.ts';
 import { LONGEST_DELAY_MS } from '../db/retry.ts';
-import { repairDocuments } from './document-repairs.ts';
+import { type DocumentPlace, repairDocuments } from './document-repairs.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
@@ -44,7 +44,7 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
   let pass = 0;
   let partitionsAt = Number.NEGATIVE_INFINITY;
   const place: Place = { after: null };
-  let oldChunks: string | null = null;
+  let documents: DocumentPlace = { refreshes: null, oldChunks: null };
   return periodic('reconciler', deps, async () => {
     if ((await admitArrivals(deps.db)) > 0) await wakeQueue(deps.db, 'task-run');
     await deps.time.read(() => databaseNow(deps.db));
@@ -55,7 +55,7 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
     await reconcileLeases(deps, sure);
     if (pass++ % REST_EVERY === 0) {
       await reconcileRest(deps, place);
-      oldChunks = await repairDocuments(deps, sure, oldChunks);
+      documents = await repairDocuments(deps, sure, documents);
     }
     // last: where it fails, the rest has been done
     const now = deps.time.now().getTime();

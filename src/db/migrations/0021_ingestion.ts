@@ -17,9 +17,9 @@ import { changed, runSql } from './run-sql.ts';
 const WORKSPACES = 200;
 
 /** Waits for a place, as the index has it. Wrapped, so that it implies no other partial index's predicate. */
-const waiting = (row: string): string =>
+export const waiting = (row: string): string =>
   `((${row}.processing_status = 'uploaded' and ${row}.job_id is null) is true)`;
-const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
+export const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
 
 const DOCUMENT_HEALTH = changed(
   WAITING_HEALTH,
@@ -42,6 +42,103 @@ const COUNT_SEARCHED_CHUNKS = changed(
   `into touched from new_rows n
           join public.knowledge_sources s on s.id = n.source_id and s.generation = n.generation;`,
 );
+
+/** A file that can be read has a source, and is what becomes of that. */
+export const FOLLOW_MEDIA = `create function agentd.follow_media() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  -- pg_trigger_depth: not what this row has from its source
+  if new.is_archived
+     or (new.processing_status = 'archived' and not (tg_op = 'UPDATE' and old.is_archived)) then
+    update public.knowledge_sources s set processing_status = 'archived'
+     where s.media_id = new.id and s.processing_status <> 'archived';
+    return null;
+  end if;
+  if new.storage_path is null and new.file_url is null then
+    return null;
+  end if;
+  if tg_op = 'UPDATE' then
+    if (new.storage_path, new.bucket, new.file_url) is not distinct from (old.storage_path, old.bucket, old.file_url)
+       and not old.is_archived
+       and not (new.processing_status = 'uploaded' and old.processing_status <> 'uploaded' and pg_trigger_depth() = 1) then
+      return null;
+    end if;
+    update public.knowledge_sources s
+       set processing_status = 'uploaded', request = s.request + 1, job_id = null, lease_expires_at = null,
+           attempts = 0, retry_at = null, reason_code = null, reason = null, etag = null, last_modified = null
+     where s.media_id = new.id;
+    if found then
+      return null;
+    end if;
+  end if;
+  if new.processing_status = 'uploaded' and not exists (select 1 from public.knowledge_sources s where s.media_id = new.id) then
+    insert into public.knowledge_sources (workspace_id, media_id, name, type, is_automatic)
+    values (new.workspace_id, new.id, left(coalesce(new.display_name, new.file_name), 500),
+            (case when lower(new.file_name) like '%.pdf' or lower(new.file_type) in ('application/pdf', 'pdf')
+                  then 'PDF' else 'TEXT' end)::public.knowledge_type, true);
+  end if;
+  return null;
+end
+$$;`;
+
+/** Gives waiting documents a job, as far as their workspaces have room. */
+export const ADMIT_DOCUMENTS = `create function agentd.admit_documents(p_limit integer) returns integer
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  v_admitted  integer := 0;
+  v_workspace uuid;
+  v_after     uuid := gen_random_uuid();
+  v_first     uuid := v_after;
+  v_wrapped   boolean := false;
+  v_room      integer;
+  v_count     integer;
+begin
+  -- a row that no tenant can reach, and no advisory lock, which anybody could hold
+  perform 1 from agentd.queue_settings q where q.queue = 'document-ingest' for update skip locked;
+  if not found or to_regclass('pgboss.job') is null then
+    return 0;
+  end if;
+  for look in 1 .. ${WORKSPACES} loop
+    v_workspace := (
+      select k.workspace_id from public.knowledge_sources k
+       where ${waiting('k')} and k.workspace_id > v_after
+       order by k.workspace_id limit 1);
+    if v_workspace is null then
+      exit when v_wrapped;
+      v_wrapped := true;
+      v_after := '00000000-0000-0000-0000-000000000000';
+      continue;
+    end if;
+    exit when v_wrapped and v_workspace > v_first;
+    v_after := v_workspace;
+    v_room := least(agentd.document_room(v_workspace), p_limit - v_admitted);
+    continue when v_room <= 0;
+    with next as materialized (
+      select k.id, k.workspace_id, k.request, k.seq
+        from public.knowledge_sources k
+       where ${waiting('k')} and k.workspace_id = v_workspace and ${dueAt('k')} <= agentd.now()
+       order by ${dueAt('k')}, k.seq
+       limit v_room
+         for no key update skip locked
+    ),
+    job as (
+      ${insertJobs(`(
+        select 'document-ingest' as queue,
+               jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id) as data,
+               n.id || ':' || n.request as key, null::timestamptz as start_after
+          from next n order by n.seq)`)}
+      returning id, singleton_key
+    )
+    update public.knowledge_sources k set job_id = job.id
+      from next, job
+     where k.id = next.id and job.singleton_key = next.id || ':' || next.request;
+    get diagnostics v_count = row_count;
+    v_admitted := v_admitted + v_count;
+    exit when v_admitted >= p_limit;
+  end loop;
+  return v_admitted;
+end
+$$;`;
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addColumns(db);
@@ -209,42 +306,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
       for each row when (new.storage_path is not null) execute function agentd.guard_storage_path();
 
     -- A media row is a file, a source is what gets chunked. A file that can be read has a source, and is what becomes of that.
-    create function agentd.follow_media() returns trigger
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-    begin
-      -- pg_trigger_depth: not what this row has from its source
-      if new.is_archived
-         or (new.processing_status = 'archived' and not (tg_op = 'UPDATE' and old.is_archived)) then
-        update public.knowledge_sources s set processing_status = 'archived'
-         where s.media_id = new.id and s.processing_status <> 'archived';
-        return null;
-      end if;
-      if new.storage_path is null and new.file_url is null then
-        return null;
-      end if;
-      if tg_op = 'UPDATE' then
-        if (new.storage_path, new.bucket, new.file_url) is not distinct from (old.storage_path, old.bucket, old.file_url)
-           and not old.is_archived
-           and not (new.processing_status = 'uploaded' and old.processing_status <> 'uploaded' and pg_trigger_depth() = 1) then
-          return null;
-        end if;
-        update public.knowledge_sources s
-           set processing_status = 'uploaded', request = s.request + 1, job_id = null, lease_expires_at = null,
-               attempts = 0, retry_at = null, reason_code = null, reason = null, etag = null, last_modified = null
-         where s.media_id = new.id;
-        if found then
-          return null;
-        end if;
-      end if;
-      if new.processing_status = 'uploaded' and not exists (select 1 from public.knowledge_sources s where s.media_id = new.id) then
-        insert into public.knowledge_sources (workspace_id, media_id, name, type, is_automatic)
-        values (new.workspace_id, new.id, left(coalesce(new.display_name, new.file_name), 500),
-                (case when lower(new.file_name) like '%.pdf' or lower(new.file_type) in ('application/pdf', 'pdf')
-                      then 'PDF' else 'TEXT' end)::public.knowledge_type, true);
-      end if;
-      return null;
-    end
-    $$;
+    ${sql.raw(FOLLOW_MEDIA)}
     create trigger follow_media_insert after insert on public.media_library
       for each row execute function agentd.follow_media();
     create trigger follow_media_update
@@ -319,65 +381,7 @@ async function admitDocuments(db: Kysely<unknown>): Promise<void> {
 
     -- Lets waiting documents in, the workspaces from a random one on. One daemon at a time does: whoever comes meanwhile is told
     -- nothing, and looks again. Returns how many have a job now.
-    create function agentd.admit_documents(p_limit integer) returns integer
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-    declare
-      v_admitted  integer := 0;
-      v_workspace uuid;
-      v_after     uuid := gen_random_uuid();
-      v_first     uuid := v_after;
-      v_wrapped   boolean := false;
-      v_room      integer;
-      v_count     integer;
-    begin
-      -- a row that no tenant can reach, and no advisory lock, which anybody could hold
-      perform 1 from agentd.queue_settings q where q.queue = 'document-ingest' for update skip locked;
-      if not found or to_regclass('pgboss.job') is null then
-        return 0;
-      end if;
-      for look in 1 .. ${sql.raw(String(WORKSPACES))} loop
-        v_workspace := (
-          select k.workspace_id from public.knowledge_sources k
-           where ${sql.raw(waiting('k'))} and k.workspace_id > v_after
-           order by k.workspace_id limit 1);
-        if v_workspace is null then
-          exit when v_wrapped;
-          v_wrapped := true;
-          v_after := '00000000-0000-0000-0000-000000000000';
-          continue;
-        end if;
-        exit when v_wrapped and v_workspace > v_first;
-        v_after := v_workspace;
-        v_room := least(agentd.document_room(v_workspace), p_limit - v_admitted);
-        continue when v_room <= 0;
-        with next as materialized (
-          select k.id, k.workspace_id, k.request, k.seq
-            from public.knowledge_sources k
-           where ${sql.raw(waiting('k'))} and k.workspace_id = v_workspace and ${sql.raw(dueAt('k'))} <= agentd.now()
-           order by ${sql.raw(dueAt('k'))}, k.seq
-           limit v_room
-             for no key update skip locked
-        ),
-        job as (
-          ${sql.raw(
-            insertJobs(`(
-            select 'document-ingest' as queue,
-                   jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id) as data,
-                   n.id || ':' || n.request as key, null::timestamptz as start_after
-              from next n order by n.seq)`),
-          )}
-          returning id, singleton_key
-        )
-        update public.knowledge_sources k set job_id = job.id
-          from next, job
-         where k.id = next.id and job.singleton_key = next.id || ':' || next.request;
-        get diagnostics v_count = row_count;
-        v_admitted := v_admitted + v_count;
-        exit when v_admitted >= p_limit;
-      end loop;
-      return v_admitted;
-    end
-    $$;
+    ${sql.raw(ADMIT_DOCUMENTS)}
     `,
   );
 }

@@ -12,6 +12,58 @@ import { documents } from '../compatibility/documents.ts';
 import { applyAccess, names, ourPublicFunction } from './access.ts';
 import { runSql } from './run-sql.ts';
 
+/** What of a source is the worker’s to say. */
+export const GUARD_INGESTION = `create function agentd.guard_ingestion() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if agentd.is_service_caller() then
+    return new;
+  end if;
+  if tg_op = 'INSERT' then
+    if new.processing_status = 'processing' then
+      new.processing_status := 'uploaded';
+    end if;
+    new.request := 1;
+    new.lease_epoch := 0;
+    new.attempts := 0;
+    new.generation := 1;
+    new.chunk_count := 0;
+    new.embedded_tokens := 0;
+    new.cost_micros := 0;
+    new.job_id := null;
+    new.worker_id := null;
+    new.lease_expires_at := null;
+    new.retry_at := null;
+    new.next_refresh_at := null;
+    new.embedding_model := null;
+    new.embedding_dimensions := null;
+    new.token_count := null;
+    new.is_automatic := false;
+    return new;
+  end if;
+  if new.processing_status = 'processing' and old.processing_status <> 'processing' then
+    new.processing_status := old.processing_status;
+  end if;
+  new.request := old.request;
+  new.lease_epoch := old.lease_epoch;
+  new.attempts := old.attempts;
+  new.generation := old.generation;
+  new.chunk_count := old.chunk_count;
+  new.embedded_tokens := old.embedded_tokens;
+  new.cost_micros := old.cost_micros;
+  new.job_id := old.job_id;
+  new.worker_id := old.worker_id;
+  new.lease_expires_at := old.lease_expires_at;
+  new.retry_at := old.retry_at;
+  new.next_refresh_at := old.next_refresh_at;
+  new.embedding_model := old.embedding_model;
+  new.embedding_dimensions := old.embedding_dimensions;
+  new.token_count := old.token_count;
+  new.is_automatic := old.is_automatic;
+  return new;
+end
+$$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
@@ -46,56 +98,7 @@ async function guardRows(db: Kysely<unknown>): Promise<void> {
     sql`
     -- Who is signed in says what is to be read. How far it is, is the worker's: one row with a number at its end would stop the repair of
     -- all, and one with another's claim would go round its workspace's ceiling.
-    create function agentd.guard_ingestion() returns trigger
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-    begin
-      if agentd.is_service_caller() then
-        return new;
-      end if;
-      if tg_op = 'INSERT' then
-        if new.processing_status = 'processing' then
-          new.processing_status := 'uploaded';
-        end if;
-        new.request := 1;
-        new.lease_epoch := 0;
-        new.attempts := 0;
-        new.generation := 1;
-        new.chunk_count := 0;
-        new.embedded_tokens := 0;
-        new.cost_micros := 0;
-        new.job_id := null;
-        new.worker_id := null;
-        new.lease_expires_at := null;
-        new.retry_at := null;
-        new.next_refresh_at := null;
-        new.embedding_model := null;
-        new.embedding_dimensions := null;
-        new.token_count := null;
-        new.is_automatic := false;
-        return new;
-      end if;
-      if new.processing_status = 'processing' and old.processing_status <> 'processing' then
-        new.processing_status := old.processing_status;
-      end if;
-      new.request := old.request;
-      new.lease_epoch := old.lease_epoch;
-      new.attempts := old.attempts;
-      new.generation := old.generation;
-      new.chunk_count := old.chunk_count;
-      new.embedded_tokens := old.embedded_tokens;
-      new.cost_micros := old.cost_micros;
-      new.job_id := old.job_id;
-      new.worker_id := old.worker_id;
-      new.lease_expires_at := old.lease_expires_at;
-      new.retry_at := old.retry_at;
-      new.next_refresh_at := old.next_refresh_at;
-      new.embedding_model := old.embedding_model;
-      new.embedding_dimensions := old.embedding_dimensions;
-      new.token_count := old.token_count;
-      new.is_automatic := old.is_automatic;
-      return new;
-    end
-    $$;
+    ${sql.raw(GUARD_INGESTION)}
     -- before request_ingestion, which answers what he may say; not what triggers of ours do on his behalf
     create trigger a_guard_ingestion before insert or update on public.knowledge_sources
       for each row when (pg_trigger_depth() = 0) execute function agentd.guard_ingestion();

@@ -4,9 +4,9 @@
  * What is searchable stays searchable until the new generation is complete. Passages are stored as they are embedded, under the key of
  * what was paid for, so that an attempt that dies costs the next one only the requests that were in flight.
  */
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
-import type { Clock } from '../../clock.ts';
+import type { Clock, Timer } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import {
   type ChunkRow,
@@ -24,6 +24,7 @@ import {
   storeEmbeddedChunks,
   storeKnownChunks,
 } from '../../db/documents.ts';
+import { patientQueries } from '../../db/retry.ts';
 import { DocumentError, type DocumentErrorCode } from '../../providers/document-error.ts';
 import type { Embedder } from '../../providers/embeddings.ts';
 import { JobAborted } from '../../queue/errors.ts';
@@ -46,6 +47,8 @@ export type IngestDeps = {
   readonly clock: Clock;
   readonly log: Logger;
   readonly leaseSeconds: number;
+  /** A statement was tried again. */
+  readonly onRetry: (error: Error) => void;
   /** Reads the document's input; null: it has not changed since its validators were noted. Rejects with a DocumentError. */
   readonly fetch: (document: ClaimedDocument, signal: AbortSignal) => Promise<FetchedInput | null>;
   /** Extracts and chunks, off the main thread. Rejects with a DocumentError. */
@@ -80,6 +83,8 @@ const OVERLAP_TOKENS = 64;
 /** Passages that one statement looks up. */
 const LOOKUP = 500;
 const DELETE_AT_ONCE = 500;
+/** So long what became of an attempt waits for a row that somebody holds, in milliseconds; then the reconciler finds the document. */
+const LAST_WORDS_MS = 5_000;
 /** Numbers of vectors in one statement. */
 const NUMBERS_AT_ONCE = 40_000;
 
@@ -96,18 +101,34 @@ export async function ingestDocument(
   signal: AbortSignal,
 ): Promise<IngestOutcome> {
   const stages = new Stages(deps);
+  const { clock, onRetry } = deps;
+  const last = new AbortController();
+  const lastWords = { ...deps, db: patientQueries(deps.db, { clock, onRetry, signal: last.signal }) };
+  let timer: Timer | null = null;
   try {
-    return await attempt(deps, document, stages, signal);
-  } catch (error) {
-    return await afterFailure(deps, document, stages, error, signal);
-  } finally {
-    await logStages(deps.db, { ...document, mediaId: document.media?.id ?? null }, jobId, stages.all).catch(
-      (error: unknown) =>
-        deps.log.warn(
-          { event: 'stage_log_failed', source_id: document.id, err: error },
-          'could not write what became of the stages',
-        ),
+    return await attempt(
+      { ...deps, db: patientQueries(deps.db, { clock, onRetry, signal }) },
+      document,
+      stages,
+      signal,
     );
+  } catch (error) {
+    timer = clock.after(LAST_WORDS_MS, () => last.abort(new JobAborted('lease_lost')));
+    return await afterFailure(lastWords, document, stages, error, signal);
+  } finally {
+    timer ??= clock.after(LAST_WORDS_MS, () => last.abort(new JobAborted('lease_lost')));
+    await logStages(
+      lastWords.db,
+      { ...document, mediaId: document.media?.id ?? null },
+      jobId,
+      stages.all,
+    ).catch((error: unknown) =>
+      deps.log.warn(
+        { event: 'stage_log_failed', source_id: document.id, err: error },
+        'could not write what became of the stages',
+      ),
+    );
+    timer.cancel();
   }
 }
 
@@ -121,7 +142,8 @@ async function attempt(
   const { provider, embedder } = deps.chooseEmbedder(document);
   const isSameModel =
     document.embedding_model === embedder.model && document.embedding_dimensions === embedder.dimensions;
-  const isComplete = isSameModel && document.chunk_count > 0;
+  const isComplete =
+    isSameModel && document.chunk_count > 0 && document.chunk_count === document.stored_chunks;
 
   const input = await stages.run('upload', async (note) => {
     const found = await deps.fetch(
@@ -221,6 +243,7 @@ async function embedAll(
         });
         const isOwn = await storeEmbeddedChunks(deps.db, document, {
           generation,
+          batch: randomUUID(),
           chunks: rows,
           ...paid,
           provider,
