@@ -9,39 +9,25 @@ import { type Kysely, sql } from 'kysely';
 import { ADMIT_DOCUMENTS, dueAt, FOLLOW_MEDIA, waiting } from './0021_ingestion.ts';
 import { GUARD_INGESTION } from './0023_hardening.ts';
 import { applyAccess } from './access.ts';
+import { admitFunction } from './admission.ts';
 import { changed, runSql } from './run-sql.ts';
 
 const replaced = (text: string): string => changed(text, 'create function', 'create or replace function');
 
-/** Workspaces that one look passes because nothing of theirs is due, and those whose room it asks for, at most. */
-const PASSED = 5_000;
-const ASKED = 500;
-
 /** Workspaces in which nothing is due yet are passed, and do not use up a look. */
-const ADMIT_DUE = [
-  [
-    /v_wrapped +boolean := false;/,
-    'v_wrapped   boolean := false;\n  v_is_due    boolean;\n  v_asked     integer := 0;',
-  ],
-  [
-    /for look in 1 \.\. \d+ loop\n\s+v_workspace := \(/,
-    `for look in 1 .. ${PASSED} loop\n    v_workspace := null;`,
-  ],
-  [
-    /\n +select k\.workspace_id from public\.knowledge_sources k\n(.*)\n +order by k\.workspace_id limit 1\);/,
-    `
-    select k.workspace_id, ${dueAt('k')} <= agentd.now() into v_workspace, v_is_due from public.knowledge_sources k
-     where ${waiting('k')} and k.workspace_id > v_after
-     order by k.workspace_id, ${dueAt('k')}, k.seq limit 1;`,
-  ],
-  [
-    'v_after := v_workspace;',
-    `v_after := v_workspace;
-    continue when not v_is_due;
-    v_asked := v_asked + 1;
-    exit when v_asked > ${ASKED};`,
-  ],
-] as const;
+const ADMIT_DUE = admitFunction({
+  queue: 'document-ingest',
+  table: 'public.knowledge_sources',
+  roomFunction: 'document_room',
+  admitFunction: 'admit_documents',
+  waiting,
+  dueAt,
+  order: 'seq',
+  columns: ['id', 'workspace_id', 'request', 'seq'],
+  admitted: (row) => `${row}.job_id is not null and ${row}.processing_status in ('uploaded', 'processing')`,
+  data: `jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id)`,
+  key: `n.id || ':' || n.request`,
+});
 
 /** A file that is another now is read, also where its source has been deleted. */
 const FOLLOW_CHANGED_MEDIA = changed(
@@ -107,7 +93,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     ${sql.raw(replaced(GUARD_ALL))}
     ${sql.raw(replaced(FOLLOW_CHANGED_MEDIA))}
-    ${sql.raw(ADMIT_DUE.reduce<string>((text, [part, by]) => changed(text, part, by), replaced(ADMIT_DOCUMENTS)))}
+    ${sql.raw(replaced(ADMIT_DUE))}
 
     -- Only once the new one is there: an insert that does nothing takes nothing away.
     drop trigger replace_automatic_source on public.knowledge_sources;
