@@ -118,8 +118,7 @@ export async function bench(): Promise<Result> {
       const lines: Line[] = [];
       for (const kind of kinds)
         lines.push(summary(kind, await measure(all.filter((query) => query.kind === kind)), filled));
-      // What is right for solid-state disks. By the server's own setting the planner takes a sort of all of a tenant's rows for cheaper
-      // than the index in the list's order: it counts the condition on the workspace twice, once for the policy.
+      // What is right for solid-state disks, and how many servers are set.
       for (const client of [member, owner]) await client.query('set random_page_cost = 1.1');
       const newest = await measure(all.filter((query) => query.kind === kinds[0]));
       lines.push(summary(`${kinds[0]}, random_page_cost 1.1`, newest, filled));

@@ -24,7 +24,9 @@ const names = [
   'memory',
   'rls',
   'chunker',
+  'pipeline',
   'retrieval',
+  'conversion',
   'soak',
 ];
 /** Only when named: it takes an hour. */

@@ -211,6 +211,10 @@ export const domains: readonly Domain[] = [
       'How rows become work. These are in the private schema `agentd`: the platform’s own roles read them, and nobody but the worker and its operators writes them.',
     tables: {
       'agentd.workers': workers('A worker process that lives or lived.'),
+      'agentd.message_workspaces': workers(
+        'Workspaces whose messages are embedded: how far that is, what it has cost, and why it waits.',
+      ),
+      'agentd.message_queue': workers('Messages that are to be embedded, and those that can’t be.'),
       'agentd.sleepers': workers('A worker that sleeps until it is notified.'),
       'agentd.queue_settings': workers('How much of each queue a workspace may have at a time.'),
       'agentd.queue_controls': note(
@@ -221,6 +225,13 @@ export const domains: readonly Domain[] = [
       'agentd.job_runs': workers('An attempt of a job.'),
       'agentd.rate_limits': workers('What providers of models have said of their limits.'),
       'agentd.rate_limit_lines': workers('Calls that wait for their turn under a limit.'),
+      'agentd.vector_stores': workers(
+        'A place outside this database that vectors are copied to: a datastore as it is, or as it was before it went.',
+      ),
+      'agentd.vector_outbox': workers(
+        'A source whose vectors are to be sent to such a place, or deleted there.',
+      ),
+      'agentd.vector_copies': workers('A source whose vectors are there.'),
       'agentd.budget_counters': workers('What a monthly budget has used and set aside.'),
       'agentd.budget_reservations': workers('What is set aside for a call under way.'),
       'agentd.usage_reservations': workers(''),
@@ -228,6 +239,9 @@ export const domains: readonly Domain[] = [
       'agentd.dashboard_refreshes': workers(
         'When the figures of dashboards were computed, and how long it took.',
       ),
+      'agentd.locks': workers(''),
+      'agentd.workspace_doors': workers(''),
+      'agentd.embedding_migrations': note('', 'all but the request', 'the commands of operators'),
       'agentd.audit_log': workers('What people and operators did: cancel, approve, retry, pause, redrive.'),
       'agentd.signup_failures': workers(''),
       'agentd.platform_objects': note('', 'the migrations', ''),

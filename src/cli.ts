@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 import { createContext } from './commands/context.ts';
 import * as demo from './commands/demo.ts';
 import * as doctor from './commands/doctor.ts';
+import * as embeddings from './commands/embeddings.ts';
 import { EXIT, explain } from './commands/errors.ts';
 import * as ingest from './commands/ingest.ts';
 import * as migrate from './commands/migrate.ts';
@@ -15,7 +16,7 @@ import * as status from './commands/status.ts';
 import * as tasks from './commands/tasks.ts';
 import { version } from './version.ts';
 
-const commands = [start, migrate, doctor, status, runs, tasks, queues, ingest, demo];
+const commands = [start, migrate, doctor, status, runs, tasks, queues, ingest, embeddings, demo];
 
 const EXAMPLES = `
 Examples:
@@ -26,6 +27,7 @@ Examples:
   agentd runs show 3f2a91c0                      where a run's time, tokens and money went
   agentd queues pause task-run                   let nothing new begin
   agentd ingest handbook.pdf                     make a file searchable for a workspace’s agents
+  agentd embeddings migrate                      what another embedding model would cost
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 `;

@@ -74,6 +74,8 @@ export type Config = {
     readonly AWS_SESSION_TOKEN?: string | undefined;
     readonly AWS_REGION?: string | undefined;
   };
+  /** Pinecone's control plane; null: its own. */
+  readonly pineconeUrl: string | null;
   readonly queues: Readonly<Record<string, QueueConfig>>;
   readonly http: { readonly host: string; readonly port: number };
   readonly allowedPrivateHosts: readonly string[];
@@ -201,6 +203,7 @@ export function loadConfig(env: Env = process.env): Config {
       AWS_SESSION_TOKEN: text('AWS_SESSION_TOKEN') ?? undefined,
       AWS_REGION: text('AWS_REGION') ?? undefined,
     },
+    pineconeUrl: url('AGENTD_PINECONE_URL', ['http:', 'https:']),
     queues,
     http: {
       host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',

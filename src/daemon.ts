@@ -35,6 +35,7 @@ import type { ModelDeps } from './pipelines/agent/credentials.ts';
 import { RateLimiter } from './pipelines/agent/rate-limiter.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
 import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
+import { EmbeddingLanes } from './pipelines/ingest/embed.ts';
 import { loadModelCatalog } from './providers/model-catalog.ts';
 import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
 import { Batcher } from './queue/batcher.ts';
@@ -42,10 +43,13 @@ import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
 import { Leases } from './queue/leases.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
 import { dashboards } from './services/dashboards.ts';
+import { embeddingMigrations } from './services/embedding-migrations.ts';
 import { heartbeat } from './services/heartbeat.ts';
 import { lostRuns } from './services/lost-runs.ts';
+import { MESSAGE_EMBEDDING, messageEmbedding } from './services/message-embedding.ts';
 import { reconciler } from './services/reconciler.ts';
 import { type SchedulerSignal, scheduler } from './services/scheduler.ts';
+import { vectorSync } from './services/vector-sync.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { type Probes, startProbes } from './telemetry/probes.ts';
 import { startTracing, type Tracing } from './telemetry/traces.ts';
@@ -65,6 +69,11 @@ const LIMITS: ConnectionLimits = { lockMs: 250, statementMs: 30_000, answerMs: 4
 /** What a tenant makes expensive, such as a search, has connections and limits of its own. */
 const READ_LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 5_000, answerMs: 10_000 };
 const READ_CONNECTIONS = 4;
+/**
+ * Requests for messages that one key has in flight, and the longest wait for a limit, in milliseconds: who waits longer does so in the row,
+ * and another workspace has the slot.
+ */
+const MESSAGE_LANES = { maxInFlight: 4, patienceMs: 2_000 } as const;
 /** After a drain's patience, handlers get this long to come back from their abort, in milliseconds. */
 const ABORT_GRACE_MS = 5_000;
 
@@ -257,6 +266,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       workerId,
       leaseSeconds,
       onRetry: retried('document'),
+      metrics: metrics.documents,
     });
     const jobs = [
       documents.job,
@@ -313,6 +323,36 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const repair = reconciler({ db, clock, log, metrics, time, leaseMs: leaseSeconds * 1000 });
     const lost = lostRuns({ db, clock, log, metrics, leases });
     const figures = dashboards({ db, clock, log, metrics });
+    const messages = messageEmbedding({
+      db,
+      clock,
+      log,
+      metrics,
+      leaseSeconds,
+      workerId,
+      chooseEmbedder: documents.chooseEmbedder,
+      lanes: new EmbeddingLanes(
+        { clock, limiter, onRequest: metrics.documents.embeddingRequest },
+        MESSAGE_LANES,
+      ),
+      drainMs: config.drainSeconds * 1000,
+    });
+    const vectors = vectorSync({ db, clock, log, metrics, stores: documents.stores, workerId });
+    const moves =
+      config.queues['document-ingest'] === undefined
+        ? null
+        : embeddingMigrations({
+            ...documents.moves,
+            db,
+            clock,
+            log,
+            metrics,
+            time,
+            workerId,
+            leaseSeconds,
+            onRetry: retried('embedding-migration'),
+            ownModel: config.embedding,
+          });
     const alive = heartbeat({
       db,
       clock,
@@ -329,8 +369,10 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       clock,
       log,
       onNotification: (channel, payload) => {
-        if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
-        else if (channel === CHANNELS.cancel) void leases.check(payload);
+        if (channel === CHANNELS.wake && payload === 'vector-sync') vectors.wake();
+        else if (channel === CHANNELS.wake && payload === MESSAGE_EMBEDDING) messages.wake();
+        else if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
+        else if (channel === CHANNELS.cancel) lost.wake();
         else if (channel === CHANNELS.control) alive.wake();
         else schedule.wake();
       },
@@ -339,6 +381,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         for (const consumer of consumers) consumer.wake();
         schedule.wake();
         alive.wake();
+        vectors.wake();
+        messages.wake();
         leases.renewNow();
         documents?.leases.renewNow();
       },
@@ -351,7 +395,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     if (!db.embedded) await listener.start();
     leases.start();
     documents.leases.start();
-    for (const service of [schedule, repair, alive, lost, figures]) service.start();
+    for (const service of [schedule, repair, alive, lost, figures, vectors, messages]) service.start();
+    moves?.start();
     for (const consumer of consumers) consumer.start();
     log.info(
       {
@@ -369,7 +414,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const { promise: stopped, resolve: resolveStopped } = Promise.withResolvers<void>();
     const drain = async (): Promise<void> => {
       const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
-      await Promise.all([schedule, repair, figures].map((service) => service.stop()));
+      await moves?.stop();
+      await Promise.all([schedule, repair, figures, vectors, messages].map((service) => service.stop()));
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
       await drained;

@@ -1,9 +1,14 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { configDir } from '../src/config.ts';
+import { STEPS } from '../src/demo/sample.ts';
+import { startScriptedModel } from '../src/demo/scripted-model.ts';
+import { DOCUMENT_LIMITS } from '../src/pipelines/ingest/document.ts';
+import { extractPdf } from '../src/pipelines/ingest/extract/pdf.ts';
 
 const CLI = new URL('../src/cli.ts', import.meta.url).pathname;
 
@@ -49,6 +54,12 @@ function table(stdout: string, name: string): string[] {
   return lines.slice(start + 1, lines.indexOf('', start));
 }
 
+async function handbookPages(): Promise<string[]> {
+  const bytes = await readFile(join(configDir, 'demo', 'handbook.pdf'));
+  const { text, pageStarts } = await extractPdf(bytes, DOCUMENT_LIMITS, 'pdf-parse');
+  return (pageStarts ?? []).map((start, i) => text.slice(start, pageStarts?.[i + 1]));
+}
+
 // Each starts a database and a worker in a process of its own, which takes long on a busy machine.
 describe('agentd demo', { timeout: 150_000 }, () => {
   it('tells a scheduled run from due to completed, prints its rows, and leaves nothing behind', async () => {
@@ -63,7 +74,8 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       /^step 1 of 3: Find out$/,
       /^gpt-4o-mini answered in .* tokens, \$0\.\d+, asks for tools$/,
       /^tool current_time \{"timezone":"Europe\/Berlin"\}: done in /,
-      /^tool search_knowledge .*: done in /,
+      /^tool search_knowledge \{"query":"when are refunds paid"\}: done in /,
+      /^tool search_knowledge \{"query":"a late delivery"\}: done in /,
       /^gpt-4o-mini answered in .* tokens, \$0\.\d+$/,
       /^step completed$/,
       /^step 2 of 3: Write$/,
@@ -79,7 +91,20 @@ describe('agentd demo', { timeout: 150_000 }, () => {
     expect(told).toHaveLength(story.length);
     for (const [index, line] of story.entries()) expect(told[index]).toMatch(line);
 
-    expect(table(stdout, 'task_runs')[1]).toMatch(/^schedule {2}completed {2,}3 {2,}5 {2,}3 /);
+    expect(stdout).toMatch(/agentd has read it after .*: 4 pages, 4 passages of [\d,]+ tokens/);
+    expect(table(stdout, 'knowledge_sources')[1]).toMatch(
+      /^handbook.pdf {2}completed +4 +4 .* feature-hash-v1$/,
+    );
+    const stages = table(stdout, 'media_processing_logs').slice(1);
+    expect(stages.map((line) => /^(\w+) +completed/.exec(line)?.[1])).toEqual([
+      'upload',
+      'text_extraction',
+      'chunking',
+      'embedding',
+      'indexing',
+    ]);
+
+    expect(table(stdout, 'task_runs')[1]).toMatch(/^schedule {2}completed {2,}3 {2,}5 {2,}4 /);
     const steps = table(stdout, 'task_step_runs');
     expect(steps.slice(1).map((line) => /(Find out|Write|Post) +completed/.exec(line)?.[1])).toEqual([
       'Find out',
@@ -87,15 +112,76 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       'Post',
     ]);
     expect(table(stdout, 'llm_calls').filter((line) => / completed /.test(line))).toHaveLength(5);
-    expect(table(stdout, 'tool_calls').filter((line) => / completed /.test(line))).toHaveLength(3);
-    // what the handbook says has come through the search, the steps and the tool into the channel
-    expect(table(stdout, 'chat_messages')[1]).toMatch(/^support {2}Iris .*Refunds are paid within 14 days/);
+    expect(table(stdout, 'tool_calls').filter((line) => / completed /.test(line))).toHaveLength(4);
     expect(table(stdout, 'agent_tasks')[1]).toMatch(
       / active .*Europe\/Berlin .* 1 +\d{4}-\d\d-\d\d \d\d:00:00Z$/,
     );
 
     expect(stdout, 'no colours without a terminal').not.toContain('\u001b');
     expect(await readdir(temporary)).toEqual([]);
+  });
+
+  it('quotes the file: what the agent posts stands on the pages that it names, and the journal has them', async () => {
+    const { code, stdout } = await demo(['--json']);
+    expect(code).toBe(0);
+    const { rows } = JSON.parse(stdout) as {
+      rows: {
+        chat_messages: { content: string }[];
+        tool_calls: { tool_name: string; first_citation: unknown }[];
+      };
+    };
+    const quotes = [
+      ...(rows.chat_messages[0]?.content ?? '').matchAll(/^- (.+) \(handbook\.pdf, page (\d)\)$/gm),
+    ];
+    expect(quotes.map(([, , page]) => page)).toEqual(['3', '2']);
+    // read by the engine that the worker does not use
+    const pages = await handbookPages();
+    expect(pages).toHaveLength(4);
+    for (const [, sentence = '', page] of quotes)
+      expect(pages.map((text) => text.includes(sentence))).toEqual(
+        [1, 2, 3, 4].map((n) => n === Number(page)),
+      );
+    expect(
+      rows.tool_calls
+        .filter((call) => call.tool_name === 'search_knowledge')
+        .map((call) => call.first_citation),
+    ).toEqual([
+      { source: 'handbook.pdf', page: 3, heading: 'Refunds' },
+      { source: 'handbook.pdf', page: 2, heading: 'Deliveries' },
+    ]);
+  });
+
+  it('has a model that knows nothing but what was found', async () => {
+    const model = await startScriptedModel();
+    const ask = async (found: readonly string[]): Promise<string> => {
+      const calls = found.map((_, i) => ({
+        id: `call_${i}`,
+        type: 'function',
+        function: { name: 'search_knowledge', arguments: `{"query":"fee of number ${i}"}` },
+      }));
+      const response = await fetch(`${model.baseUrl}/chat/completions`, {
+        method: 'POST',
+        headers: { 'content-type': 'application/json', authorization: `Bearer ${model.apiKey}` },
+        body: JSON.stringify({
+          model: 'gpt-4o-mini',
+          messages: [
+            { role: 'user', content: STEPS[0].instructions },
+            { role: 'assistant', content: '', tool_calls: calls },
+            ...found.map((content, i) => ({ role: 'tool', tool_call_id: `call_${i}`, content })),
+          ],
+        }),
+      });
+      const answer = (await response.json()) as { choices: { message: { content: string } }[] };
+      return answer.choices[0]?.message.content ?? '';
+    };
+    try {
+      const other = '[other.pdf, page 12, Fees]\n# Fees\n\nNothing is free. The fee is 9 euros a month.';
+      expect(await ask([other, 'Nothing was found.'])).toMatch(
+        /\n- The fee is 9 euros a month\. \(other\.pdf, page 12\)\n- Nothing was found about: fee of number 1$/,
+      );
+    } finally {
+      await model.stop();
+    }
   });
 
   it('with --json prints one value and nothing else; with --keep its database stays, and it says where', async () => {

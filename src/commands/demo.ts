@@ -5,10 +5,12 @@ import type { Command } from 'commander';
 import { sleep, systemClock } from '../clock.ts';
 import { type Config, loadConfig } from '../config.ts';
 import type { Daemon } from '../daemon.ts';
+import type { Team } from '../demo/sample.ts';
+import { FEATURE_HASH_MODEL } from '../providers/feature-hash.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { CommandContext } from './context.ts';
 import { CommandError } from './errors.ts';
-import { duration, offset, statusStyle } from './format.ts';
+import { count, duration, offset, statusStyle } from './format.ts';
 import type { Output } from './output.ts';
 
 /** The first occurrence comes this soon after the task is inserted, in seconds. */
@@ -22,7 +24,9 @@ const PATIENCE_MS = 55_000;
 export function register(program: Command, context: CommandContext): void {
   program
     .command('demo')
-    .description('watch an agent run a scheduled task, on a database of its own that is removed afterwards')
+    .description(
+      'watch an agent read a PDF and run a scheduled task, on a database of its own that is removed afterwards',
+    )
     .option('--keep', 'keep the database and say how to look into it')
     .addHelpText(
       'after',
@@ -62,13 +66,14 @@ async function runDemo(context: CommandContext, output: Output, keep: boolean): 
   try {
     if (!keep) removeAfterwards(folder, cleanup);
     const began = performance.now();
-    say('agentd demo: an agent, a schedule, three steps, and the rows that they leave.\n');
+    say('agentd demo: an agent, a PDF that it reads, a schedule, and the rows that they leave.\n');
     const config = await configure(context, folder, cleanup, say);
     say('Creating a database and starting the worker; this takes some seconds.');
     const daemon = await start(context, config, cleanup);
     say(`Database and worker are up after ${duration(performance.now() - began)}.`);
     interrupted.throwIfAborted();
-    await tell(daemon, output, say, interrupted, { folder, keep });
+    const team = await readHandbook(daemon, config, say, interrupted);
+    await tell(daemon, team, output, say, interrupted, { folder, keep });
   } catch (error) {
     if (!interrupted.aborted) throw error;
     throw new CommandError(
@@ -135,6 +140,8 @@ async function configure(
     ...model,
     AGENTD_DATA_DIR: folder,
     AGENTD_EMBEDDED_PORT: '0',
+    // on this machine: whatever answers as model need not make vectors, and no cent is spent on them
+    AGENTD_EMBEDDING_MODEL: FEATURE_HASH_MODEL,
     AGENTD_DRAIN_SECONDS: '2',
     AGENTD_LOG_LEVEL: env.AGENTD_LOG_LEVEL || 'silent',
   });
@@ -151,24 +158,46 @@ async function start(context: CommandContext, config: Config, cleanup: Cleanup):
   return daemon;
 }
 
+/** Inserts a workspace, an agent and a file, and waits until the worker has made the file searchable. */
+async function readHandbook(daemon: Daemon, config: Config, say: Say, signal: AbortSignal): Promise<Team> {
+  const { insertTeam } = await import('../demo/sample.ts');
+  const { HANDBOOK, untilSearchable, uploadHandbook } = await import('../demo/handbook.ts');
+  const team = await insertTeam(daemon.db);
+  const began = performance.now();
+  const sourceId = await uploadHandbook(config, daemon.db, team);
+  say(`Inserted: workspace "Demo shop", agent "Iris", and the row of a file for her to read, ${HANDBOOK}.`);
+  const read = await untilSearchable(daemon.db, sourceId, signal);
+  say(
+    `agentd has read it after ${duration(performance.now() - began)}: ${read.page_count} pages, ${read.chunk_count} passages of ${count(read.token_count ?? 0)} tokens; ` +
+      `vectors by ${FEATURE_HASH_MODEL}, on this machine.`,
+  );
+  return team;
+}
+
 async function tell(
   daemon: Daemon,
+  team: Team,
   output: Output,
   say: Say,
   signal: AbortSignal,
   place: { folder: string; keep: boolean },
 ): Promise<void> {
-  const { insertSample, SCHEDULE } = await import('../demo/sample.ts');
+  const { insertTask, SCHEDULE } = await import('../demo/sample.ts');
   const { rowsOfRun, printRows } = await import('../demo/rows.ts');
-  const sample = await insertSample(daemon.db, DUE_IN_SECONDS);
+  const taskId = await insertTask(daemon.db, team, DUE_IN_SECONDS);
   say(
-    `Inserted: workspace "Demo shop", agent "Iris", three passages of knowledge, and the task "Morning briefing"\n` +
-      `(${SCHEDULE.cron} ${SCHEDULE.timezone}; its first run is due in ${DUE_IN_SECONDS} s). From here on agentd acts alone:\n`,
+    `Inserted: the task "Morning briefing" (${SCHEDULE.cron} ${SCHEDULE.timezone}; its first run is due in ${DUE_IN_SECONDS} s).\n` +
+      'From here on agentd acts alone:\n',
   );
-  const run = await watch(daemon, output, say, sample.taskId, signal);
+  const run = await watch(daemon, output, say, taskId, signal);
   const rows = await rowsOfRun(daemon.db, run.id);
   if (output.json) output.data({ run_id: run.id, status: run.status, rows });
   else {
+    const [posted] = rows.chat_messages ?? [];
+    if (posted)
+      say(
+        `\nWhat she posted, each sentence with where she has it from:\n\n${indent(String(posted.content))}`,
+      );
     say('\nThe rows behind it, as any client of the database reads them:');
     printRows(output, rows);
   }
@@ -180,6 +209,8 @@ async function tell(
   }
   say(whatNext(place));
 }
+
+const indent = (text: string): string => text.replace(/^/gm, '  ');
 
 /** Tells the run's events as they happen; resolves with the ended run. */
 async function watch(daemon: Daemon, output: Output, say: Say, taskId: string, signal: AbortSignal) {

@@ -32,8 +32,10 @@ export function adviceFor({ made, found }: Collision): Advice {
 function described(made: MadeObject, found: Found): string {
   if (found.kind === 'schema')
     return found.detail === '' ? 'an empty schema' : `a schema with ${found.detail}`;
-  if (found.schema === 'auth')
+  if (found.schema === 'auth' && found.kind !== 'function') {
+    if (found.detail === 'no email') return `a ${found.kind} without a column email`;
     return `a ${found.kind} ${found.detail === '' ? 'without a column id' : `with ${found.detail}, or without a key on it`}`;
+  }
   if (found.kind === 'index' || found.kind === 'sequence')
     return found.detail === '' ? `another ${found.kind}` : `${found.kind} of table ${found.detail}`;
   if (found.kind === 'function' || found.kind === 'procedure' || found.kind === 'aggregate') {
@@ -69,7 +71,7 @@ function neededText(made: MadeObject): string {
   switch (made.kind) {
     case 'table':
       return made.schema === 'auth'
-        ? 'a table with a unique id uuid'
+        ? 'a table with a unique id uuid and an email'
         : `a table of ${columnsOf(made.detail).size} columns`;
     case 'type':
       return `an enum: ${listed(made.detail.split(', '))}`;
@@ -86,12 +88,16 @@ function neededText(made: MadeObject): string {
 function makeRoom(found: Found): string {
   // the name of something that a migration makes: it needs no quotes
   const name = `public.${found.name}`;
+  if (found.schema === 'auth' && found.kind === 'function')
+    return '-- use another database for agentd, or let auth.uid() return uuid: null for an id that is none';
   switch (found.kind) {
     case 'schema':
       return `alter schema ${found.schema} rename to ${found.schema}_${ASIDE};`;
     case 'table':
       return found.schema === 'auth'
-        ? 'use another database for agentd, or give auth.users a unique id of type uuid'
+        ? found.detail === 'no email'
+          ? 'alter table auth.users add column email text;'
+          : 'use another database for agentd, or give auth.users a unique id of type uuid'
         : // indexes, sequences, policies and the foreign keys between such tables go along
           `alter table ${name} set schema ${ASIDE};`;
     case 'index':

@@ -58,6 +58,7 @@ export function findCollisions(
     const collisions = [
       ...(await schemasInTheWay(tx, made, pending.length === known.length)),
       ...(await usersInTheWay(tx, pending.length === known.length)),
+      ...(await queueInTheWay(tx, pending.length === known.length)),
       ...(await namesInTheWay(tx, made)),
     ];
     // an order in which they can be moved: a function is named by its types
@@ -107,12 +108,60 @@ async function schemasInTheWay(
   });
 }
 
-/** A table of users is used where it is; only its key must be what all others refer to. */
+/** pg-boss's schema is made after the migrations. It is ours if we marked it or if it holds our queues, and no others. */
+const QUEUE_MARK = 'Jobs of agentd, kept by pg-boss.';
+/** As agentd makes its queues, each with its dead letters, whatever they are called. */
+const isOurs = `(q.name like '\\_\\_pgboss\\_\\_%' or (q.policy = 'exclusive' and q.dead_letter = q.name || '-failed')
+  or exists (select 1 from pgboss.queue m where m.dead_letter = q.name and m.policy = 'exclusive' and q.name = m.name || '-failed'))`;
+
+/** The statement that marks pg-boss's schema as agentd's. */
+export const markQueueSchema = `comment on schema pgboss is '${QUEUE_MARK}'`;
+
+/** What schema pgboss is: not there, agentd's, or an application's, with what it holds of it. */
+export async function queueSchema(
+  db: Queryable,
+): Promise<{ readonly is: 'absent' | 'ours' | 'foreign'; readonly holds: string }> {
+  const [schema] = await db.query<{ marked: boolean; queues: boolean }>(
+    `select coalesce(pg_catalog.obj_description(n.oid, 'pg_namespace') = $1, false) as marked,
+            exists (select 1 from pg_catalog.pg_class c where c.relnamespace = n.oid and c.relname = 'queue' and c.relkind = 'r') as queues
+       from pg_catalog.pg_namespace n where n.nspname = 'pgboss'`,
+    [QUEUE_MARK],
+  );
+  if (!schema) return { is: 'absent', holds: '' };
+  if (!schema.queues) return { is: schema.marked ? 'ours' : 'foreign', holds: 'no queues of pg-boss' };
+  const [found] = await db.query<{ ours: boolean; others: string | null }>(
+    `select coalesce(bool_or(q.name = 'task-run'), false) as ours,
+            string_agg(q.name, ', ' order by q.name) filter (where not ${isOurs}) as others
+       from pgboss.queue q`,
+  );
+  if (found?.others) return { is: 'foreign', holds: `queues of others: ${found.others}` };
+  return schema.marked || found?.ours
+    ? { is: 'ours', holds: '' }
+    : { is: 'foreign', holds: 'pg-boss without queues' };
+}
+
+/** A first migration finds an application's pg-boss: its jobs and ours would be in one schema, of one version, dropped as one. */
+async function queueInTheWay(tx: Queryable, isFirst: boolean): Promise<Collision[]> {
+  if (!isFirst) return [];
+  const { is, holds } = await queueSchema(tx);
+  if (is !== 'foreign') return [];
+  return [
+    {
+      made: { since: '0001_platform', kind: 'schema', schema: 'pgboss', name: '', detail: '' },
+      found: { kind: 'schema', schema: 'pgboss', name: '', detail: holds },
+    },
+  ];
+}
+
+/** A table of users is used where it is; only its key must be what all others refer to, and it must have what agentd reads. */
 async function usersInTheWay(tx: Queryable, isFirst: boolean): Promise<Collision[]> {
   if (!isFirst) return [];
-  const [users] = await tx.query<{ kind: string; type: string | null; usable: boolean }>(
+  const signIn = await signInInTheWay(tx);
+  const [users] = await tx.query<{ kind: string; type: string | null; email: boolean; usable: boolean }>(
     `select case c.relkind when 'r' then 'table' when 'p' then 'table' when 'v' then 'view' else 'relation' end as kind,
             pg_catalog.format_type(a.atttypid, null) as type,
+            exists (select 1 from pg_catalog.pg_attribute e
+                     where e.attrelid = c.oid and e.attname = 'email' and not e.attisdropped) as email,
             c.relkind in ('r', 'p') and coalesce(a.atttypid = 'uuid'::regtype, false)
               and exists (select 1 from pg_catalog.pg_index i
                            where i.indrelid = c.oid and i.indisunique and i.indpred is null
@@ -121,16 +170,38 @@ async function usersInTheWay(tx: Queryable, isFirst: boolean): Promise<Collision
        left join pg_catalog.pg_attribute a on a.attrelid = c.oid and a.attname = 'id' and not a.attisdropped
       where c.oid = to_regclass('auth.users')`,
   );
-  if (!users || users.usable) return [];
+  if (!users || (users.usable && users.email)) return signIn;
   return [
+    ...signIn,
     {
-      made: { since: '0001_platform', kind: 'table', schema: 'auth', name: 'users', detail: 'id uuid' },
+      made: {
+        since: '0001_platform',
+        kind: 'table',
+        schema: 'auth',
+        name: 'users',
+        detail: 'id uuid, email text',
+      },
       found: {
         kind: users.kind,
         schema: 'auth',
         name: 'users',
-        detail: users.type === null ? '' : `id ${users.type}`,
+        detail: !users.usable ? (users.type === null ? '' : `id ${users.type}`) : 'no email',
       },
+    },
+  ];
+}
+
+/** Policies compare the signed-in user's id with columns of type uuid. */
+async function signInInTheWay(tx: Queryable): Promise<Collision[]> {
+  const [uid] = await tx.query<{ kind: string; result: string }>(
+    `select case p.prokind when 'f' then 'function' else 'procedure' end as kind, pg_catalog.pg_get_function_result(p.oid) as result
+       from pg_catalog.pg_proc p where p.oid = to_regprocedure('auth.uid()') and (p.prorettype <> 'uuid'::regtype or p.proretset)`,
+  );
+  if (!uid) return [];
+  return [
+    {
+      made: { since: '0001_platform', kind: 'function', schema: 'auth', name: 'uid()', detail: 'uuid' },
+      found: { kind: uid.kind, schema: 'auth', name: 'uid()', detail: uid.result },
     },
   ];
 }

@@ -178,9 +178,12 @@ select k.id,
          select 1 from public.knowledge_chunks c where c.source_id = k.id and c.generation < k.generation
          union all
          select 1 from public.knowledge_chunks c where c.source_id = k.id and c.generation > k.generation
+            -- while a workspace moves to another model, its new vectors are there
+            and not exists (select 1 from agentd.embedding_migrations g
+                             where g.workspace_id = k.workspace_id and g.status in ('waiting', 'running', 'failed'))
          union all
          select 1 from public.knowledge_chunks c where c.source_id = k.id and k.processing_status = 'archived') as is_found
-  from (select o.id, o.processing_status, o.generation from public.knowledge_sources o
+  from (select o.id, o.workspace_id, o.processing_status, o.generation from public.knowledge_sources o
          where $1::uuid is null or o.id > $1 order by o.id limit ${CONSIDERED}) k
  order by k.id`,
     },

@@ -8,6 +8,7 @@
 import type { Queryable, Statement } from './database.ts';
 import { toJson } from './json.ts';
 import { type HeldRow, type NotRenewed, renew, renewStatement } from './leases.ts';
+import { realArray } from './real-array.ts';
 import type { StoredCredential } from './runs.ts';
 
 /** Everything that an attempt needs to know, read when it is claimed. */
@@ -33,6 +34,8 @@ export type ClaimedDocument = {
   readonly embedding_model: string | null;
   readonly embedding_dimensions: number | null;
   readonly agent_id: string | null;
+  /** The model that its workspace has chosen by a move to it, or has until one under way is complete; null: the configuration's. */
+  readonly assigned: { readonly model: string; readonly dimensions: number } | null;
   readonly media: {
     readonly id: string;
     readonly bucket: string;
@@ -61,6 +64,15 @@ with claimed as (
 )
 select c.id, c.workspace_id, c.request, c.lease_epoch, c.attempts, c.name, c.type, c.content, c.url, c.content_sha256, c.etag,
        c.last_modified, c.generation, c.chunk_count, c.stored_chunks, c.embedding_model, c.embedding_dimensions, c.agent_id,
+       (select case
+                 when g.status in ('waiting', 'running') and g.switched_at is null and c.embedding_model is not null then
+                   jsonb_build_object('model', c.embedding_model, 'dimensions', c.embedding_dimensions)
+                 when g.status in ('waiting', 'running') and g.switched_at is null then
+                   jsonb_build_object('model', g.from_model, 'dimensions', g.from_dimensions)
+                 when g.pinned_model is not null then
+                   jsonb_build_object('model', g.pinned_model, 'dimensions', g.pinned_dimensions) end
+          from agentd.embedding_migrations g
+         where g.workspace_id = c.workspace_id) as assigned,
        case when m.id is not null then jsonb_build_object(
          'id', m.id, 'bucket', m.bucket, 'storage_path', m.storage_path, 'file_url', m.file_url, 'file_name', m.file_name,
          'file_type', m.file_type) end as media,
@@ -134,13 +146,15 @@ export type ChunkRow = {
   readonly heading_path: readonly string[];
   readonly char_start: number;
   readonly char_end: number;
+  /** What is embedded before the content. */
+  readonly embed_prefix?: string;
   readonly metadata: Readonly<Record<string, unknown>>;
-  /** As vector literal; null: it could not be embedded, and is found by its words alone. */
-  readonly embedding: string | null;
+  /** Null: it could not be embedded, and is found by its words alone. */
+  readonly embedding: Float32Array | null;
 };
 
 const CHUNK_COLUMNS = `chunk_index, content, content_sha256, embedding_model, embedding_key, token_count, page, heading_path, char_start,
-    char_end, metadata`;
+    char_end, embed_prefix, metadata`;
 
 /**
  * Stores passages whose embedding the workspace has paid for before, in this document or another, under whatever generation. Passages
@@ -168,6 +182,8 @@ there as (
   select c.chunk_index from public.knowledge_chunks c join item i using (chunk_index)
    where c.source_id = $1 and c.generation = $3 and c.embedding_key = i.embedding_key and c.content_sha256 = i.content_sha256
      and c.embedding is not null
+     -- the same words elsewhere in the document are another passage
+     and (c.page, c.heading_path, c.char_start, c.char_end) is not distinct from (i.page, i.heading_path, i.char_start, i.char_end)
 ),
 stored as (
   insert into public.knowledge_chunks (workspace_id, source_id, generation, ${CHUNK_COLUMNS}, embedding)
@@ -183,7 +199,7 @@ stored as (
   on conflict (source_id, generation, chunk_index) do update
      set content = excluded.content, content_sha256 = excluded.content_sha256, embedding_model = excluded.embedding_model,
          embedding_key = excluded.embedding_key, token_count = excluded.token_count, page = excluded.page,
-         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end,
+         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end, embed_prefix = excluded.embed_prefix,
          metadata = excluded.metadata, embedding = excluded.embedding
   returning chunk_index
 )
@@ -215,6 +231,7 @@ export async function storeEmbeddedChunks(
     readonly leaseSeconds: number;
   },
 ): Promise<boolean> {
+  const vectors = realArray(stored.chunks.map(({ embedding }) => embedding));
   const [row] = await db.query<{ is_own: boolean }>(
     {
       name: 'store_embedded_chunks',
@@ -227,7 +244,8 @@ own as (
   update public.knowledge_sources k
      set embedded_tokens = k.embedded_tokens + case when h.is_new then $5 else 0 end,
          cost_micros = k.cost_micros + case when h.is_new then $6 else 0 end,
-         stored_batch = $10, lease_expires_at = agentd.now() + make_interval(secs => $7)
+         -- a document that gets on is not what ends its workers
+         stored_batch = $10, lost_claims = 0, lease_expires_at = agentd.now() + make_interval(secs => $7)
     from held h
    where k.id = h.id
   returning k.id, k.workspace_id, k.agent_id, h.is_new
@@ -236,12 +254,13 @@ stored as (
   insert into public.knowledge_chunks (workspace_id, source_id, generation, ${CHUNK_COLUMNS}, embedding)
   select own.workspace_id, own.id, $3, ${CHUNK_COLUMNS.split(',')
     .map((column) => `i.${column.trim()}`)
-    .join(', ')}, i.embedding
-    from own, jsonb_populate_recordset(null::public.knowledge_chunks, $4::jsonb) i
+    .join(', ')}, ($11::real[])[(p.place - 1) * $13::integer + 1 : p.place * $13::integer]
+    from own, jsonb_populate_recordset(null::public.knowledge_chunks, $4::jsonb) with ordinality i,
+         lateral (select ($12::integer[])[i.ordinality] as place) p
   on conflict (source_id, generation, chunk_index) do update
      set content = excluded.content, content_sha256 = excluded.content_sha256, embedding_model = excluded.embedding_model,
          embedding_key = excluded.embedding_key, token_count = excluded.token_count, page = excluded.page,
-         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end,
+         heading_path = excluded.heading_path, char_start = excluded.char_start, char_end = excluded.char_end, embed_prefix = excluded.embed_prefix,
          metadata = excluded.metadata, embedding = excluded.embedding
 ),
 used as (
@@ -256,13 +275,16 @@ select exists (select 1 from own) as is_own`,
       claim.id,
       claim.lease_epoch,
       stored.generation,
-      toJson(stored.chunks),
+      toJson(stored.chunks.map(({ embedding: _, ...row }) => row)),
       stored.tokens,
       stored.costMicros,
       stored.leaseSeconds,
       stored.provider,
       stored.model,
       stored.batch,
+      vectors.numbers,
+      vectors.places,
+      vectors.dimensions,
     ],
   );
   return row?.is_own ?? false;
@@ -439,7 +461,12 @@ delete from public.knowledge_chunks c
      join source k on k.id = o.source_id
     where o.source_id = $1
       and (o.generation < k.generation or k.processing_status = 'archived'
-           or (o.generation > k.generation and k.processing_status in ('completed', 'failed')))
+           or (o.generation > k.generation and k.processing_status in ('completed', 'failed')
+               -- paid for by a move to another model, and taken up at its end
+               and not exists (
+                 select 1 from agentd.embedding_migrations g
+                  where g.workspace_id = k.workspace_id and g.status in ('waiting', 'running', 'failed')
+                    and g.model = o.embedding_model and (o.embedding_bits is null or length(o.embedding_bits) = g.dimensions))))
     limit $2)
 returning 1`,
     },

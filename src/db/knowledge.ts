@@ -1,5 +1,5 @@
 /** What an agent knows, searched. */
-import type { Queryable } from './database.ts';
+import type { Queryable, Statement } from './database.ts';
 import type { StoredCredential } from './runs.ts';
 
 /** A passage of a source. */
@@ -18,13 +18,34 @@ export type Chunk = {
 /** A model whose vectors passages have. */
 export type VectorModel = { readonly model: string; readonly dimensions: number };
 
+/** What another store found nearest, as places of the ledger, and which sources, in which generations, it was asked for. */
+export type RemoteHits = {
+  readonly sources: readonly string[];
+  readonly generations: readonly number[];
+  readonly hits: readonly { readonly source: string; readonly generation: number; readonly index: number }[];
+};
+
 /** A query as one model sees it. */
-export type QueryVector = VectorModel & { readonly vector: ArrayLike<number> };
+export type QueryVector = VectorModel & {
+  readonly vector: ArrayLike<number>;
+  /** Where sources' vectors were asked for elsewhere; of all others, and where too few were found, the database's are searched. */
+  readonly remote?: RemoteHits;
+};
 
 /** Models beyond these, by passages, are not asked: a workspace that changes its model has two. */
 const MOST_MODELS = 3;
 /** Passages of a search at most. */
 const MOST_CHUNKS = 20;
+
+const searchBy = (call: string): string => `
+select m.id, m.source_name as source, m.content, m.page, array_to_string(m.heading_path, ' › ') as heading, m.similarity, m.score
+  from ${call}
+         query_embedding => $1, match_count => $2, workspace_id => $3, agent_id => $4, query_text => $5, embedding_model => $6) m`;
+const SEARCH: Statement = { name: 'search_chunks', text: searchBy('public.match_knowledge_chunks(') };
+const SEARCH_REMOTE: Statement = {
+  name: 'search_remote_chunks',
+  text: searchBy('agentd.match_remote_chunks(remote_sources => $7, remote_generations => $8, hits => $9,'),
+};
 
 /**
  * The passages that fit a query best, by nearness and words together, from the sources that an agent may read: those of the
@@ -47,23 +68,17 @@ export async function searchChunks(
   const vectors = search.vectors?.length ? search.vectors : [null];
   const found = await Promise.all(
     vectors.map((vector) =>
-      db.query<Chunk>(
-        {
-          name: 'search_chunks',
-          text: `
-select m.id, m.source_name as source, m.content, m.page, array_to_string(m.heading_path, ' › ') as heading, m.similarity, m.score
-  from public.match_knowledge_chunks(
-         query_embedding => $1, match_count => $2, workspace_id => $3, agent_id => $4, query_text => $5, embedding_model => $6) m`,
-        },
-        [
-          vector === null ? null : `[${Array.from(vector.vector).join(',')}]`,
-          search.limit,
-          search.workspaceId,
-          search.agentId,
-          search.query,
-          vector?.model ?? null,
-        ],
-      ),
+      db.query<Chunk>(vector?.remote ? SEARCH_REMOTE : SEARCH, [
+        vector === null ? null : `[${Array.from(vector.vector).join(',')}]`,
+        search.limit,
+        search.workspaceId,
+        search.agentId,
+        search.query,
+        vector?.model ?? null,
+        ...(vector?.remote
+          ? [vector.remote.sources, vector.remote.generations, JSON.stringify(vector.remote.hits)]
+          : []),
+      ]),
     ),
   );
   // Each search knows the words and its own model's vectors: a passage counts where it counts most.
@@ -125,11 +140,58 @@ export async function ensureVectorIndex(db: Queryable, { model, dimensions }: Ve
   return row?.there ?? false;
 }
 
-/** Drops the indexes of models that no passage has any more. Returns how many. */
-export async function dropUnusedVectorIndexes(db: Queryable): Promise<number> {
-  const [row] = await db.query<{ dropped: number }>({
-    name: 'drop_unused_vector_indexes',
-    text: 'select agentd.drop_unused_vector_indexes() as dropped',
-  });
-  return row?.dropped ?? 0;
+/**
+ * Passages of a model from which its vectors have an index. Of so few an exact search takes some milliseconds, while inserting into the
+ * graph takes PostgreSQL five for each passage, six times as long as making it of all of them at once: it was two thirds of all
+ * that ingesting fifty documents cost. Making it holds the table's writers for as many seconds as there are thousands.
+ */
+const INDEXED_FROM = 5_000;
+
+/**
+ * Makes the index of a model's vectors where there is none and there are enough of them, with those that are to come. False: not
+ * now, and the search is exact until the next document asks again.
+ *
+ * @param coming passages that are about to be stored
+ */
+export async function prepareVectorIndex(
+  db: Queryable,
+  { model, dimensions }: VectorModel,
+  coming: number,
+): Promise<boolean> {
+  const [row] = await db.query<{ there: boolean }>(
+    {
+      name: 'prepare_vector_index',
+      text: `
+select case
+         when exists (select 1 from pg_catalog.pg_class c
+                       where c.relnamespace = 'public'::regnamespace and c.relname = agentd.vector_index_name($1, $2)) then true
+         when $3 + (select coalesce(sum(k.chunk_count), 0) from public.knowledge_sources k
+                     where k.embedding_model = $1 and k.embedding_dimensions = $2) < $4 then false
+         else agentd.ensure_vector_index($1, $2)
+       end as there`,
+    },
+    [model, dimensions, coming, INDEXED_FROM],
+  );
+  return row?.there ?? false;
+}
+
+/**
+ * Drops the indexes of models that no passage has any more, one after the other. Returns how many; one whose table somebody holds stays.
+ *
+ * @param keep a model that is about to be used; null: none
+ */
+export async function dropUnusedVectorIndexes(
+  db: Queryable,
+  keep: VectorModel | null = null,
+): Promise<number> {
+  for (let dropped = 0; ; dropped++) {
+    const [row] = await db.query<{ dropped: number }>(
+      {
+        name: 'drop_unused_vector_indexes',
+        text: 'select agentd.drop_unused_vector_indexes($1, $2) as dropped',
+      },
+      [keep?.model ?? null, keep?.dimensions ?? null],
+    );
+    if (!row?.dropped) return dropped;
+  }
 }

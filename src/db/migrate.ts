@@ -8,7 +8,7 @@ import { type Migration, type MigrationResult, Migrator } from 'kysely/migration
 import { PgBoss } from 'pg-boss';
 import type { QueueConfig } from '../config.ts';
 import { bossOptions } from './boss.ts';
-import { type Collision, findCollisions } from './collisions.ts';
+import { type Collision, findCollisions, markQueueSchema, queueSchema } from './collisions.ts';
 import type { Database } from './database.ts';
 import * as m0001 from './migrations/0001_platform.ts';
 import * as m0002 from './migrations/0002_identity.ts';
@@ -34,6 +34,10 @@ import * as m0021 from './migrations/0021_ingestion.ts';
 import * as m0022 from './migrations/0022_retrieval.ts';
 import * as m0023 from './migrations/0023_hardening.ts';
 import * as m0024 from './migrations/0024_document_repairs.ts';
+import * as m0025 from './migrations/0025_remote_vectors.ts';
+import * as m0026 from './migrations/0026_message_embeddings.ts';
+import * as m0027 from './migrations/0027_embedding_migrations.ts';
+import * as m0028 from './migrations/0028_tenancy.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -60,6 +64,10 @@ const migrations: Record<string, Migration> = {
   '0022_retrieval': m0022,
   '0023_hardening': m0023,
   '0024_document_repairs': m0024,
+  '0025_remote_vectors': m0025,
+  '0026_message_embeddings': m0026,
+  '0027_embedding_migrations': m0027,
+  '0028_tenancy': m0028,
 };
 
 /** Name of the newest migration that this version of agentd knows. */
@@ -154,12 +162,22 @@ export async function migrateOne(db: Database): Promise<string | null> {
 /**
  * Takes migrations back, newest first: one of them, or all. pg-boss has no way down of its own: its
  * schema goes only with `queue: true`.
+ *
+ * Throws DatabaseStateError, before anything is changed, where that schema holds an application's own.
  */
 export async function migrateDown(
   db: Database,
   options: { all?: boolean; queue?: boolean } = {},
 ): Promise<string[]> {
   const kysely = db.kysely as Kysely<unknown>;
+  if (options.queue) {
+    const { is, holds } = await queueSchema(db);
+    if (is === 'foreign') {
+      throw new DatabaseStateError(
+        `Schema pgboss is not agentd's alone (${holds}), so nothing was changed. Run the command without --queue, and delete agentd's queues task-run and document-ingest yourself.`,
+      );
+    }
+  }
   const names: string[] = [];
   do {
     const results = unwrap(await migrator(kysely).migrateDown());
@@ -245,6 +263,7 @@ async function installQueues(db: Database, queues: Readonly<Record<string, Queue
       );
     }
     await grantQueueRights(db);
+    await db.query(markQueueSchema);
   } finally {
     await boss.stop({ graceful: false });
   }
@@ -256,7 +275,7 @@ async function grantQueueRights(db: Database): Promise<void> {
     do $$
     begin
       -- Two processes that grant on one object at the same moment fail with "tuple concurrently updated".
-      perform pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('agentd.grant_queue_rights', 0));
+      perform agentd.hold_lock('queue_rights');
       if exists (select 1 from pg_catalog.pg_roles where rolname = 'agentd_worker') then
         grant usage on schema pgboss to agentd_worker;
         grant select, insert, update, delete on all tables in schema pgboss to agentd_worker;

@@ -46,6 +46,60 @@ export async function scheduleOverdue(db: Queryable): Promise<number> {
   return row?.seconds ?? 0;
 }
 
+/** Documents that wait for one thing. */
+export type DocumentsWaiting = {
+  /** `admitted`: for a worker; `waiting_room`: for a place of their workspace; `retry`: for the time of their next attempt. */
+  readonly state: 'admitted' | 'waiting_room' | 'retry';
+  /** At most 20,000 are counted. */
+  readonly documents: number;
+  /** How long the first in line has waited; null where nobody waits, or for a set time. */
+  readonly oldest_seconds: number | null;
+};
+
+/** Heads of lines that are looked at: one of each workspace with documents in the waiting room. */
+const MOST_LINES = 2_000;
+const MOST_COUNTED = 20_000;
+const IN_THE_ROOM = `((k.processing_status = 'uploaded' and k.job_id is null) is true)`;
+const IN_LINE = `k.workspace_id, coalesce(k.retry_at, '-infinity'), k.seq`;
+
+/**
+ * Documents that wait, by what they wait for. Of a workspace's line only the first is asked since when: a document waits since it was
+ * inserted, or since its row last changed.
+ */
+export function documentsWaiting(db: Queryable): Promise<DocumentsWaiting[]> {
+  return db.query<DocumentsWaiting>(
+    `with recursive line (workspace_id, since) as (
+       (select k.workspace_id, greatest(k.updated_at, k.retry_at) from public.knowledge_sources k
+         where ${IN_THE_ROOM} order by ${IN_LINE} limit 1)
+       union all
+       select next.* from line
+        cross join lateral (
+          select k.workspace_id, greatest(k.updated_at, k.retry_at) from public.knowledge_sources k
+           where ${IN_THE_ROOM} and k.workspace_id > line.workspace_id order by ${IN_LINE} limit 1) next
+     ),
+     head as (
+       select min(h.since) as since from (select * from line limit ${MOST_LINES}) h where h.since <= agentd.now()
+     ),
+     room as (
+       select count(*) filter (where not r.later) as now, count(*) filter (where r.later) as later
+         from (select coalesce(k.retry_at > agentd.now(), false) as later from public.knowledge_sources k
+                where ${IN_THE_ROOM} limit ${MOST_COUNTED}) r
+     ),
+     admitted as (
+       select count(*) as now, min(a.updated_at) as since
+         from (select k.updated_at from public.knowledge_sources k
+                where k.job_id is not null and k.processing_status in ('uploaded', 'processing')
+                  and k.processing_status = 'uploaded' limit ${MOST_COUNTED}) a
+     )
+     select 'admitted' as state, a.now::integer as documents,
+            extract(epoch from agentd.now() - case when a.since > agentd.now() then agentd.now() else a.since end)::float8 as oldest_seconds from admitted a
+     union all
+     select 'waiting_room', r.now::integer, extract(epoch from agentd.now() - h.since)::float8 from room r, head h
+     union all
+     select 'retry', r.later::integer, null from room r`,
+  );
+}
+
 export type WorkerHealth = {
   readonly id: string;
   readonly hostname: string;

@@ -56,6 +56,8 @@ export type ClaimedAgent = {
   readonly approval_policy: ApprovalPolicy;
   readonly persona: { readonly name: string; readonly tone: string; readonly greeting: string | null } | null;
   readonly has_knowledge: boolean;
+  /** Whether it may look up messages: its workspace has them embedded. */
+  readonly has_messages: boolean;
 };
 
 export type ClaimedModel = {
@@ -276,7 +278,9 @@ select asked.id,
          'has_knowledge', exists (select 1 from public.knowledge_sources k
                                    where k.workspace_id = a.workspace_id and (k.agent_id = a.id or k.agent_id is null))
                        or exists (select 1 from public.agent_datastores d where d.agent_id = a.id and d.is_active)
-                       or exists (select 1 from public.agent_media_assignments d where d.agent_id = a.id)
+                       or exists (select 1 from public.agent_media_assignments d where d.agent_id = a.id),
+         'has_messages', a.workspace_id = c.workspace_id
+                     and exists (select 1 from agentd.message_workspaces e where e.id = c.workspace_id and e.is_wanted)
        ) end as agent,
        case when a.id is not null then jsonb_build_object(
          'id', m.id, 'provider', m.provider, 'model', coalesce(m.model_id, a.model),

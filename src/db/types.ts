@@ -173,6 +173,45 @@ export interface AgentdDashboardRefreshes {
   view_name: string;
 }
 
+export interface AgentdEmbeddingMigrations {
+  attempts: Generated<number>;
+  chunks: number;
+  cost_micros: Generated<number>;
+  dimensions: number;
+  done_chunks: Generated<number>;
+  embedded_tokens: Generated<number>;
+  /**
+   * In millionths of a US dollar, when it was asked for; null: the model has no price in config/embeddings.json.
+   */
+  expected_cost_micros: number | null;
+  finished_at: Timestamp | null;
+  from_dimensions: number | null;
+  from_model: string | null;
+  id: Generated<string>;
+  last_batch: string | null;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
+  model: string;
+  pinned_dimensions: number | null;
+  /**
+   * What its documents are embedded with since its last move was complete; null: what the configuration says.
+   */
+  pinned_model: string | null;
+  reason: string | null;
+  reason_code: string | null;
+  refused_chunks: Generated<number>;
+  requested_at: Generated<Timestamp>;
+  requested_by: string | null;
+  retry_at: Timestamp | null;
+  started_at: Timestamp | null;
+  status: string;
+  switched_at: Timestamp | null;
+  tokens: number;
+  worked_at: Timestamp | null;
+  worker_id: string | null;
+  workspace_id: string;
+}
+
 export interface AgentDiscordConnections {
   agent_id: string;
   channel_id: string | null;
@@ -207,6 +246,55 @@ export interface AgentdLateTasks {
   next_run_at: Timestamp | null;
   task_id: string | null;
   workspace_id: string | null;
+}
+
+export interface AgentdLocks {
+  name: string;
+}
+
+export interface AgentdMessageQueue {
+  attempts: Generated<number>;
+  failed_at: Timestamp | null;
+  first_failed_at: Timestamp | null;
+  kind: string;
+  message_id: string;
+  reason: string | null;
+  reason_code: string | null;
+  seq: Generated<number>;
+  version: Generated<number>;
+  workspace_id: string;
+}
+
+export interface AgentdMessageWorkspaces {
+  batch_size: Generated<number>;
+  cost_micros: Generated<number>;
+  created_at: Generated<Timestamp>;
+  failures: Generated<number>;
+  id: string;
+  is_wanted: Generated<boolean>;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
+  messages: Generated<number>;
+  models: Generated<Json>;
+  reason: string | null;
+  reason_code: string | null;
+  /**
+   * Not before this moment. Null: at once; infinity: an operator has paused it.
+   */
+  retry_at: Timestamp | null;
+  succeeded_at: Timestamp | null;
+  tokens: Generated<number>;
+  walk_after: string | null;
+  walk_at: Timestamp | null;
+  walk_container: string | null;
+  /**
+   * Null: every older message has been seen.
+   */
+  walk_kind: Generated<string | null>;
+  walk_message: string | null;
+  walk_since: Timestamp | null;
+  walk_skipped: Generated<boolean>;
+  worker_id: string | null;
 }
 
 export interface AgentdPlatformObjects {
@@ -319,6 +407,61 @@ export interface AgentdUsageRollupState {
   snapshot: string;
 }
 
+export interface AgentdVectorCopies {
+  chunks: number;
+  dimensions: number | null;
+  generation: number;
+  model: string | null;
+  source_id: string;
+  store_id: string;
+  synced_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface AgentdVectorOutbox {
+  attempts: Generated<number>;
+  claimed_at: Timestamp | null;
+  created_at: Generated<Timestamp>;
+  generation: number | null;
+  op: string;
+  reason: string | null;
+  reason_code: string | null;
+  request: Generated<number>;
+  retry_at: Generated<Timestamp>;
+  sent_to: Generated<number>;
+  source_id: string;
+  store_id: string;
+  workspace_id: string;
+}
+
+export interface AgentdVectorStores {
+  attempts: Generated<number>;
+  config: Json | null;
+  created_at: Generated<Timestamp>;
+  datastore_id: string;
+  extra_vectors: Generated<number>;
+  id: Generated<string>;
+  lease_epoch: Generated<number>;
+  leased_until: Timestamp | null;
+  /**
+   * That were in the ledger and not in the store, in the last comparison that found any.
+   */
+  missing_vectors: Generated<number>;
+  /**
+   * Why nothing is sent at present, and what to do about it.
+   */
+  reason: string | null;
+  reason_code: string | null;
+  reconcile_at: Generated<Timestamp>;
+  reconcile_place: Json | null;
+  reconciled_at: Timestamp | null;
+  rest_until: Timestamp | null;
+  retired_at: Timestamp | null;
+  worked_at: Timestamp | null;
+  worker_id: string | null;
+  workspace_id: string;
+}
+
 export interface AgentdWorkerHealth {
   alive: boolean | null;
   hostname: string | null;
@@ -357,6 +500,10 @@ export interface AgentdWorkspaceActivity {
   waiting: number | null;
   waiting_room: number | null;
   workspace_id: string | null;
+}
+
+export interface AgentdWorkspaceDoors {
+  workspace_id: string;
 }
 
 export interface AgentdWorkspaceOverview {
@@ -445,6 +592,12 @@ export interface AgentMessages {
   content: string;
   conversation_id: string;
   created_at: Generated<Timestamp>;
+  embedding: string | null;
+  embedding_dimensions: number | null;
+  /**
+   * The model of an embedding that the worker wrote; null for one that an application wrote.
+   */
+  embedding_model: string | null;
   external_id: string | null;
   id: Generated<string>;
   metadata: Json | null;
@@ -651,6 +804,11 @@ export interface ChatMessages {
   content: string;
   created_at: Generated<Timestamp>;
   embedding: string | null;
+  embedding_dimensions: number | null;
+  /**
+   * The model of an embedding that the worker wrote; null for one that an application wrote.
+   */
+  embedding_model: string | null;
   id: Generated<string>;
   message_type: Generated<MessageType>;
   metadata: Generated<Json>;
@@ -771,6 +929,10 @@ export interface KnowledgeChunks {
    */
   content_tsv: Generated<string | null>;
   created_at: Generated<Timestamp>;
+  /**
+   * What stands before content when it is embedded: its headings, and the header row of its table.
+   */
+  embed_prefix: string | null;
   embedding: string | null;
   /**
    * The sign of each dimension of the embedding, by which a search sorts out what it need not compare.
@@ -1499,8 +1661,12 @@ export interface DB {
   "agentd.budget_counters": AgentdBudgetCounters;
   "agentd.budget_reservations": AgentdBudgetReservations;
   "agentd.dashboard_refreshes": AgentdDashboardRefreshes;
+  "agentd.embedding_migrations": AgentdEmbeddingMigrations;
   "agentd.job_runs": AgentdJobRuns;
   "agentd.late_tasks": AgentdLateTasks;
+  "agentd.locks": AgentdLocks;
+  "agentd.message_queue": AgentdMessageQueue;
+  "agentd.message_workspaces": AgentdMessageWorkspaces;
   "agentd.platform_objects": AgentdPlatformObjects;
   "agentd.queue_controls": AgentdQueueControls;
   "agentd.queue_health": AgentdQueueHealth;
@@ -1513,9 +1679,13 @@ export interface DB {
   "agentd.stuck_work": AgentdStuckWork;
   "agentd.usage_reservations": AgentdUsageReservations;
   "agentd.usage_rollup_state": AgentdUsageRollupState;
+  "agentd.vector_copies": AgentdVectorCopies;
+  "agentd.vector_outbox": AgentdVectorOutbox;
+  "agentd.vector_stores": AgentdVectorStores;
   "agentd.worker_health": AgentdWorkerHealth;
   "agentd.workers": AgentdWorkers;
   "agentd.workspace_activity": AgentdWorkspaceActivity;
+  "agentd.workspace_doors": AgentdWorkspaceDoors;
   "agentd.workspace_overview": AgentdWorkspaceOverview;
   agents: Agents;
   api_connections: ApiConnections;

@@ -18,7 +18,7 @@ const number = (name: string, show: (value: number) => string = count): Column<R
 });
 const json = (name: string, width: number): Column<Row> => ({
   title: name,
-  value: (row) => cut(oneLine(JSON.stringify(row[name]) ?? '–'), width),
+  value: (row) => cut(oneLine(row[name] === null ? '–' : JSON.stringify(row[name])), width),
 });
 const status: Column<Row> = {
   title: 'status',
@@ -27,6 +27,29 @@ const status: Column<Row> = {
 };
 
 const SECTIONS: readonly Section[] = [
+  {
+    table: 'knowledge_sources',
+    sql: `select k.name, k.processing_status as status, k.page_count, k.chunk_count, k.token_count, k.embedding_model
+            from knowledge_sources k join task_runs r on r.workspace_id = k.workspace_id where r.id = $1`,
+    columns: [
+      text('name'),
+      status,
+      number('page_count'),
+      number('chunk_count'),
+      number('token_count'),
+      text('embedding_model'),
+    ],
+  },
+  {
+    table: 'media_processing_logs',
+    sql: `select l.processing_step as step, l.status, l.duration_ms, l.details
+            from media_processing_logs l
+            join knowledge_sources k on k.id = l.source_id
+            join task_runs r on r.workspace_id = k.workspace_id
+           where r.id = $1
+           order by array_position(array['upload', 'text_extraction', 'chunking', 'embedding', 'indexing'], l.processing_step)`,
+    columns: [text('step'), status, number('duration_ms', duration), json('details', 72)],
+  },
   {
     table: 'task_runs',
     sql: `select trigger, status, current_step, turns, tool_calls, prompt_tokens, completion_tokens, cost_micros
@@ -73,9 +96,17 @@ const SECTIONS: readonly Section[] = [
   },
   {
     table: 'tool_calls',
-    sql: `select step_order, tool_name, status, arguments, result ->> 'content' as result
+    sql: `select step_order, tool_name, status, arguments, result ->> 'content' as result,
+                 (result #> '{citations,0}') - 'chunk_id' as first_citation
             from tool_calls where run_id = $1 order by step_order, turn, call_index`,
-    columns: [number('step_order'), text('tool_name'), status, json('arguments', 40), text('result', 44)],
+    columns: [
+      number('step_order'),
+      text('tool_name'),
+      status,
+      json('arguments', 33),
+      text('result', 25),
+      json('first_citation', 66),
+    ],
   },
   {
     table: 'chat_messages',

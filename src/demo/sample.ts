@@ -1,15 +1,16 @@
-/** What the demo puts into its database: a workspace, a little knowledge, an agent and a scheduled task. */
+/** What the demo puts into its database: a workspace, an agent with a document to read, and a scheduled task. */
 import type { Database, Queryable } from '../db/database.ts';
 
 /** A step's place in the sample task, with what it asks for. The scripted model recognises steps by their instructions. */
 export const STEPS = [
   {
     name: 'Find out',
-    instructions: 'Look up the time in Berlin, and what the handbook says about late deliveries and refunds.',
+    instructions:
+      'Look up the time in Berlin, and what the handbook says about late deliveries and about refunds. Name the page of each.',
   },
   {
     name: 'Write',
-    instructions: 'Write a briefing of three short lines for the support team.',
+    instructions: 'Write a briefing of three short lines for the support team, with the pages.',
   },
   {
     name: 'Post',
@@ -17,39 +18,23 @@ export const STEPS = [
   },
 ] as const;
 
-const HANDBOOK = [
-  {
-    heading: 'Refunds',
-    content: 'Refunds are paid within 14 days. Above 200 euros a colleague has to approve the refund first.',
-  },
-  {
-    heading: 'Late deliveries',
-    content: 'When a delivery is more than 3 days late, the customer gets free shipping on the next order.',
-  },
-  {
-    heading: 'Tone',
-    content: 'Write short sentences. Say what happens next and when.',
-  },
-] as const;
-
 export const MODEL = 'gpt-4o-mini';
 export const CHANNEL = 'support';
 export const SCHEDULE = { cron: '0 9 * * 1-5', timezone: 'Europe/Berlin' } as const;
 
-export type Sample = {
+export type Team = {
   readonly workspaceId: string;
-  readonly taskId: string;
-  readonly channelId: string;
+  readonly userId: string;
+  readonly agentId: string;
 };
 
-/**
- * Inserts the sample in one transaction, as an application would.
- *
- * @param dueInSeconds when the task's first occurrence is due; after it the task follows its cron expression.
- */
-export function insertSample(db: Database, dueInSeconds: number): Promise<Sample> {
+/** A file in the worker's storage, as an application names it in its row. */
+export type StoredFile = { readonly name: string; readonly bytes: number; readonly path: string };
+
+/** Inserts a workspace with a channel and an agent, in one transaction. */
+export function insertTeam(db: Database): Promise<Team> {
   return db.transaction(async (tx) => {
-    const user = await insert(
+    const userId = await insert(
       tx,
       `insert into auth.users (email) values ('ada@example.com') returning id`,
       [],
@@ -57,34 +42,53 @@ export function insertSample(db: Database, dueInSeconds: number): Promise<Sample
     const workspaceId = await insert(
       tx,
       `insert into public.workspaces (name, owner_user_id) values ('Demo shop', $1) returning id`,
-      [user],
+      [userId],
     );
-    const channelId = await insert(
-      tx,
-      'insert into public.chat_channels (workspace_id, name) values ($1, $2) returning id',
-      [workspaceId, CHANNEL],
-    );
-    const agent = await insert(
+    await tx.query('insert into public.chat_channels (workspace_id, name) values ($1, $2)', [
+      workspaceId,
+      CHANNEL,
+    ]);
+    const agentId = await insert(
       tx,
       `insert into public.agents (workspace_id, user_id, name, instructions, model, goals)
        values ($1, $2, 'Iris', 'You help the support team of a small web shop. Be brief.', $3,
                array['Nobody in support is surprised by a question'])
        returning id`,
-      [workspaceId, user, MODEL],
+      [workspaceId, userId, MODEL],
     );
-    const source = await insert(
+    return { workspaceId, userId, agentId };
+  });
+}
+
+/** Records a stored file and lets the agent read it, in one transaction. Returns the id of what it is read into. */
+export function insertFile(db: Database, team: Team, file: StoredFile): Promise<string> {
+  return db.transaction(async (tx) => {
+    const media = await insert(
       tx,
-      `insert into public.knowledge_sources (workspace_id, agent_id, name, type, processing_status)
-       values ($1, $2, 'Support handbook', 'TEXT', 'completed') returning id`,
-      [workspaceId, agent],
+      `insert into public.media_library (workspace_id, user_id, file_name, file_type, file_size, storage_path)
+       values ($1, $2, $3, 'application/pdf', $4, $5) returning id`,
+      [team.workspaceId, team.userId, file.name, file.bytes, file.path],
     );
-    for (const [index, chunk] of HANDBOOK.entries()) {
-      await tx.query(
-        `insert into public.knowledge_chunks (source_id, chunk_index, content, heading_path)
-         values ($1, $2, $3, array[$4])`,
-        [source, index, chunk.content, chunk.heading],
-      );
-    }
+    await tx.query('insert into public.agent_media_assignments (agent_id, media_id) values ($1, $2)', [
+      team.agentId,
+      media,
+    ]);
+    const [source] = await tx.query<{ id: string }>(
+      'select id from public.knowledge_sources where media_id = $1',
+      [media],
+    );
+    if (!source) throw new Error('The file has no source.');
+    return source.id;
+  });
+}
+
+/**
+ * Inserts the task in one transaction. Returns its id.
+ *
+ * @param dueInSeconds when its first occurrence is due; after it the task follows its cron expression.
+ */
+export function insertTask(db: Database, team: Team, dueInSeconds: number): Promise<string> {
+  return db.transaction(async (tx) => {
     const taskId = await insert(
       tx,
       `insert into public.agent_tasks
@@ -92,7 +96,7 @@ export function insertSample(db: Database, dueInSeconds: number): Promise<Sample
        values ($1, 'Morning briefing', 'Prepare the support team for the day.', $2, $3,
                agentd.now() + make_interval(secs => $4), '["current_time", "search_knowledge", "send_message"]')
        returning id`,
-      [agent, SCHEDULE.cron, SCHEDULE.timezone, dueInSeconds],
+      [team.agentId, SCHEDULE.cron, SCHEDULE.timezone, dueInSeconds],
     );
     for (const [index, step] of STEPS.entries()) {
       await tx.query(
@@ -101,7 +105,7 @@ export function insertSample(db: Database, dueInSeconds: number): Promise<Sample
         [taskId, index + 1, step.name, step.instructions, index > 0],
       );
     }
-    return { workspaceId, taskId, channelId };
+    return taskId;
   });
 }
 

@@ -6,13 +6,25 @@ import { sleep, systemClock } from '../clock.ts';
 import { CommandError } from '../commands/errors.ts';
 import { CHANNEL, SCHEDULE, STEPS } from './sample.ts';
 
+const SEARCH = 'search_knowledge';
+/** What it looks for in the handbook. What it then says, it has from there. */
+const QUESTIONS = ['when are refunds paid', 'a late delivery'];
+
 /** Every answer takes this long, in milliseconds: a person should be able to follow. */
 const THINKING_MS = 500;
 
 export type ScriptedModel = { readonly baseUrl: string; readonly apiKey: string; stop(): Promise<void> };
 
 type Request = {
-  readonly messages: readonly { readonly role: string; readonly content: unknown }[];
+  readonly messages: readonly {
+    readonly role: string;
+    readonly content: unknown;
+    readonly tool_call_id?: string;
+    readonly tool_calls?: readonly {
+      readonly id: string;
+      readonly function: { readonly name: string; readonly arguments: string };
+    }[];
+  }[];
 };
 
 /** Starts the server on a free port of loopback. Throws CommandError where the package is not installed. */
@@ -52,13 +64,15 @@ function script(): readonly Scene[] {
       answer: () =>
         calls(
           { name: 'current_time', arguments: { timezone: SCHEDULE.timezone } },
-          { name: 'search_knowledge', arguments: { query: 'late deliveries refunds' } },
+          ...QUESTIONS.map((query) => ({ name: SEARCH, arguments: { query } })),
         ),
     },
     {
       step: findOut,
       afterTools: true,
-      answer: (request) => ({ content: `It is ${clockOf(request)} in Berlin.\n${rulesOf(request)}` }),
+      answer: (request) => ({
+        content: `It is ${clockOf(request)} in Berlin.\n${quotesOf(request)}`,
+      }),
     },
     { step: write, afterTools: false, answer: (request) => ({ content: briefing(userText(request)) }) },
     {
@@ -109,15 +123,49 @@ function clockOf(request: Request): string {
   return /\b\d{1,2}:\d{2}\b/.exec(toolTexts(request).join('\n'))?.[0] ?? 'time to start';
 }
 
-/** The passages that search_knowledge found, each as a line; the scripted model invents nothing. */
-function rulesOf(request: Request): string {
-  const passages = toolTexts(request).flatMap((text) => [...text.matchAll(/^\[.*handbook.*\]\n(.+)$/gim)]);
-  return passages.map((match) => `- ${match[1]}`).join('\n') || '- The handbook says nothing about it.';
+/**
+ * Of the best passage of each search the sentence that shares most words with what was asked, with where it stands. Whoever reads it
+ * gets the document's words or hears that nothing was found: this model invents nothing.
+ */
+function quotesOf({ messages }: Request): string {
+  const answers = new Map(
+    messages.flatMap((one) => (one.role === 'tool' ? [[one.tool_call_id, one.content]] : [])),
+  );
+  const searches = messages
+    .flatMap((one) => one.tool_calls ?? [])
+    .filter((call) => call.function.name === SEARCH);
+  const quotes = searches.map((call) => {
+    const { query } = JSON.parse(call.function.arguments) as { query: string };
+    return quoteOf(String(answers.get(call.id)), query) ?? `Nothing was found about: ${query}`;
+  });
+  return quotes.map((quote) => `- ${quote}`).join('\n');
 }
+
+/** Passages come as `[source, page 3, heading]` and their text, the best first. */
+function quoteOf(found: string, query: string): string | null {
+  const passage = /^\[(.+?), page (\d+)[^\]\n]*\]\n/m.exec(found);
+  if (!passage) return null;
+  const [head, source, page] = passage;
+  const [content = ''] = found.slice(passage.index + head.length).split(/\n\n\[[^\n]+\]\n/);
+  const sentences = content
+    .split('\n')
+    .filter((line) => !line.startsWith('#'))
+    .flatMap((line) => line.match(/[^.!?]+[.!?]/g) ?? []);
+  const asked = stems(query);
+  const shared = (text: string): number => [...stems(text)].filter((stem) => asked.has(stem)).length;
+  const best = sentences.reduce((a, b) => (shared(b) > shared(a) ? b : a), '');
+  return best === '' ? null : `${best.trim()} (${source}, page ${page})`;
+}
+
+/** Words without their endings: "deliveries" is "delivery". */
+const stems = (text: string): Set<string> =>
+  new Set((text.toLowerCase().match(/\p{L}{3,}/gu) ?? []).map((word) => word.slice(0, 6)));
 
 /** The briefing, from the results of earlier steps that the request quotes. */
 function briefing(text: string): string {
   const at = /It is (\d{1,2}:\d{2})/.exec(text)?.[1];
-  const rules = [...new Set([...text.matchAll(/^- (.+)$/gm)].map((match) => match[1]))].slice(0, 2);
-  return [`Good morning${at ? `, it is ${at}` : ''}.`, ...rules.map((rule) => `- ${rule}`)].join('\n');
+  const rules = [...new Set([...text.matchAll(/^- (.+ \(.+, page \d+\))$/gm)].map((match) => match[1]))];
+  return [`Good morning${at ? `, it is ${at}` : ''}.`, ...rules.slice(0, 2).map((rule) => `- ${rule}`)].join(
+    '\n',
+  );
 }

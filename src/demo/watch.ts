@@ -61,7 +61,12 @@ export function eventsOf({ run, steps, calls, tools }: Journal): Event[] {
   tell('claimed', run.started_at, 0, `picked up by worker ${run.worker_id ?? ''}`);
   for (const step of steps) {
     const of = `step ${step.step_order} of ${steps.length}`;
-    tell(`step ${step.step_order}`, step.started_at, 0, `${of}: ${step.step_name}`);
+    // begun in the statement that claims the run, a moment before the claim has its time
+    const began =
+      step.started_at && run.started_at && step.started_at < run.started_at
+        ? run.started_at
+        : step.started_at;
+    tell(`step ${step.step_order}`, began, 0, `${of}: ${step.step_name}`);
     if (step.finished_at)
       tell(`step ${step.step_order} end`, step.finished_at, 1, `step ${step.status}`, step.status);
   }

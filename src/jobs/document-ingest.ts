@@ -7,6 +7,7 @@ import { type IngestDeps, ingestDocument } from '../pipelines/ingest/ingest.ts';
 import { JobAborted, snooze } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
 import type { Leases } from '../queue/leases.ts';
+import type { DocumentMetrics } from '../telemetry/document-metrics.ts';
 
 /** A document whose row somebody holds is looked at again after so many milliseconds; its slot is another's meanwhile. */
 const HELD_MS = 1_000;
@@ -18,6 +19,7 @@ export type DocumentIngestDeps = IngestDeps & {
   readonly leases: Leases;
   /** Documents that are worked on at once. */
   readonly concurrency: number;
+  readonly metrics: DocumentMetrics;
 };
 
 /** The job of queue document-ingest. */
@@ -53,6 +55,7 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
           job.id,
           AbortSignal.any([signal, own.signal]),
         );
+        deps.metrics.ended(outcome.kind, 'code' in outcome ? outcome.code : null);
         log.info({ event: 'document_ingested', source_id, outcome }, `a document is ${outcome.kind}`);
         if (outcome.kind === 'released') throw new JobAborted('drain');
         // a place of its workspace is free: who waits there need not wait for the next look

@@ -4,20 +4,25 @@ import type { Clock } from '../clock.ts';
 import type { Config } from '../config.ts';
 import type { Queryable } from '../db/database.ts';
 import { renewDocumentLeases } from '../db/documents.ts';
-import { ensureVectorIndex } from '../db/knowledge.ts';
+import { ensureVectorIndex, prepareVectorIndex, type VectorModel } from '../db/knowledge.ts';
 import { QueryEmbedder } from '../pipelines/agent/query-embedding.ts';
 import type { RateLimiter } from '../pipelines/agent/rate-limiter.ts';
+import { RemoteSearch } from '../pipelines/agent/remote-search.ts';
 import { embedderOf } from '../pipelines/ingest/choose-embedder.ts';
 import { DOCUMENT_LIMITS } from '../pipelines/ingest/document.ts';
 import { EmbeddingLanes } from '../pipelines/ingest/embed.ts';
+import type { ChosenEmbedder } from '../pipelines/ingest/ingest.ts';
 import { fetchInput } from '../pipelines/ingest/input.ts';
+import type { MoveDeps } from '../pipelines/ingest/migrate-embeddings.ts';
 import { DocumentWorkers } from '../pipelines/ingest/workers.ts';
 import { loadEmbeddingCatalog } from '../providers/embedding-models.ts';
 import { openGuardedClient } from '../providers/guarded-fetch.ts';
 import { openStorage } from '../providers/object-storage.ts';
+import { openPinecones, type Pinecones } from '../providers/pinecone.ts';
 import type { SecretStore } from '../providers/secrets.ts';
 import type { Job } from '../queue/job.ts';
 import { Leases } from '../queue/leases.ts';
+import type { DocumentMetrics } from '../telemetry/document-metrics.ts';
 import { documentIngestJob } from './document-ingest.ts';
 
 export type DocumentPartsOptions = {
@@ -31,23 +36,30 @@ export type DocumentPartsOptions = {
   readonly leaseSeconds: number;
   /** A statement was tried again. */
   readonly onRetry: (error: Error) => void;
+  readonly metrics: DocumentMetrics;
 };
 
 export type DocumentParts = {
   readonly job: Job;
   readonly leases: Leases;
+  /** Other stores of vectors. */
+  readonly stores: Pinecones;
   /** Turns what agents look for into vectors of the model that the documents have. */
   readonly queries: QueryEmbedder;
+  /** Chooses what embeds for a workspace. Throws DocumentError. */
+  readonly chooseEmbedder: (owner: Parameters<typeof embedderOf>[1]) => ChosenEmbedder;
+  /** What moves to other embedding models share with documents. */
+  readonly moves: Pick<MoveDeps, 'lanes' | 'chooseEmbedder' | 'prepareIndex'>;
   /** After the last job: threads and connections end. */
   close(): Promise<void>;
 };
 
 /** Opens what ingestion needs; nothing is asked of the outside before the first document. Throws ConfigError. */
 export function openDocumentParts(options: DocumentPartsOptions): DocumentParts {
-  const { clock, config, log, leaseSeconds, secrets } = options;
+  const { clock, config, log, leaseSeconds, metrics, secrets } = options;
   const storage = openStorage(config.storageUrl, config.storageKeys, { clock });
   const client = openGuardedClient({ allowedPrivateHosts: config.allowedPrivateHosts, clock });
-  const workers = new DocumentWorkers({ clock });
+  const workers = new DocumentWorkers({ clock, onKilled: metrics.threadKilled });
   const catalog = loadEmbeddingCatalog();
   const leases = new Leases({
     clock,
@@ -57,6 +69,15 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
     renew: (held) => renewDocumentLeases(options.db, held, leaseSeconds),
   });
   const input = { storage, client, maxBytes: DOCUMENT_LIMITS.maxBytes };
+  const chooseEmbedder: DocumentParts['chooseEmbedder'] = (owner) =>
+    embedderOf({ config, catalog, secrets }, owner);
+  const lanes = new EmbeddingLanes({
+    clock,
+    limiter: options.limiter,
+    onRequest: metrics.embeddingRequest,
+    onInFlight: metrics.embeddingInFlight,
+  });
+  const prepareIndex = (model: VectorModel): Promise<unknown> => ensureVectorIndex(options.db, model);
   const job = documentIngestJob({
     db: options.db,
     onRetry: options.onRetry,
@@ -66,28 +87,40 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
     leases,
     workerId: options.workerId,
     concurrency: config.queues['document-ingest']?.concurrency ?? 1,
-    lanes: new EmbeddingLanes({ clock, limiter: options.limiter }),
+    lanes,
+    metrics,
+    onStage: metrics.stage,
     fetch: (document, signal) => fetchInput(input, document, signal),
     process: ({ bytes, hints }, chunking, signal) =>
       workers.process(bytes, hints, DOCUMENT_LIMITS, chunking, signal),
-    chooseEmbedder: (document) => embedderOf({ config, catalog, secrets }, document),
-    prepareIndex: (embedder) => ensureVectorIndex(options.db, embedder),
+    chooseEmbedder: (document) => embedderOf({ config, catalog, secrets }, document, document.assigned),
+    prepareIndex: (embedder, coming) => prepareVectorIndex(options.db, embedder, coming),
+  });
+  const stores = openPinecones({
+    url: config.pineconeUrl,
+    allowedPrivateHosts: config.allowedPrivateHosts,
+    clock,
+    secrets,
   });
   const queries = new QueryEmbedder({
     clock,
     log,
-    embedderOf: (owner, model) =>
-      embedderOf(
-        { config: { ...config, embedding: { ...config.embedding, ...model } }, catalog, secrets },
-        owner,
-      ),
+    remote: new RemoteSearch({ clock, log, stores }),
+    embedderOf: (owner, model) => embedderOf({ config, catalog, secrets }, owner, model),
   });
   return {
     job,
     leases,
     queries,
+    chooseEmbedder,
+    stores,
+    moves: {
+      lanes,
+      chooseEmbedder: (move) => embedderOf({ config, catalog, secrets }, move, move),
+      prepareIndex,
+    },
     async close() {
-      await Promise.all([workers.stop(), client.close(), storage.close()]);
+      await Promise.all([workers.stop(), client.close(), storage.close(), stores.close()]);
     },
   };
 }

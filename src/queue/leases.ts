@@ -70,21 +70,6 @@ export class Leases {
     if (this.#held.get(run)?.epoch === epoch) this.#held.delete(run);
   }
 
-  /**
-   * Asks the database about one run now, and stops it if it is lost. For notifications, which anybody can send:
-   * they are hints, never believed.
-   */
-  async check(run: string): Promise<void> {
-    const held = this.#held.get(run);
-    if (!held) return;
-    try {
-      const { lost } = await this.#renew([{ run, epoch: held.epoch }]);
-      if (lost.has(run) && this.#held.get(run) === held) this.abort(run, 'cancelled');
-    } catch (error) {
-      this.#log.warn({ event: 'lease_renewal_failed', err: error, runs: 1 }, 'could not renew leases');
-    }
-  }
-
   /** The runs that this process executes, and under which claim. */
   held(): { readonly run: string; readonly epoch: number }[] {
     return [...this.#held].map(([run, { epoch }]) => ({ run, epoch }));

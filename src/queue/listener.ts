@@ -8,7 +8,10 @@ import pg from 'pg';
 import type { Logger } from 'pino';
 import type { Clock, Timer } from '../clock.ts';
 
-/** Channels and what they carry: a queue's name, a run's id, nothing, the name of a queue that was paused or resumed. */
+/**
+ * Channels and what they carry: a queue's name, nothing, nothing, the name of a queue that was paused or resumed. Whoever has a login may
+ * listen, so nothing of a tenant's is ever said.
+ */
 export const CHANNELS = {
   wake: 'agentd_wake',
   cancel: 'agentd_cancel',

@@ -7,6 +7,7 @@
  * customers; those questions are answered by the tables.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { type DocumentMetrics, documentMetrics } from './document-metrics.ts';
 import { type ProcessGauges, processGauges } from './process-gauges.ts';
 import { type QueueGauges, queueGauges } from './queue-gauges.ts';
 
@@ -59,6 +60,9 @@ export type Metrics = {
   readonly toolCalls: { finished(tool: string, outcome: string, seconds: number): void };
   /** A try to compute a dashboard's view anew: `refreshed` or `failed`. */
   readonly dashboards: { refreshed(view: string, outcome: 'refreshed' | 'failed', seconds: number): void };
+  readonly documents: DocumentMetrics;
+  /** Messages of workspaces that have them embedded. */
+  readonly messages: { settled(outcome: 'embedded' | 'refused', count: number): void };
   readonly databaseErrors: { inc(where: string): void };
   /** Spans of OpenTelemetry traces: `sent` or `dropped`. */
   readonly traces: { spans(outcome: string, count: number): void };
@@ -187,6 +191,9 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
     'Tries to compute the views of dashboards anew.',
     ['view', 'outcome'],
   );
+  const messages = counter('agentd_messages_embedded_total', 'Messages that were embedded, or will not be.', [
+    'outcome',
+  ]);
   const dashboardSeconds = histogram(
     'agentd_dashboard_refresh_seconds',
     'How long they took.',
@@ -270,6 +277,8 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
         dashboardSeconds.observe({ view }, amount(seconds));
       },
     },
+    messages: { settled: (outcome, count) => messages.inc({ outcome }, amount(count)) },
+    documents: documentMetrics(registry, () => boundedLabel(max), amount),
     databaseErrors: { inc: (where) => databaseErrors.inc({ where: whereLabel(where) }) },
     traces: { spans: (outcome, count) => spans.inc({ outcome }, amount(count)) },
     queues: queueGauges(registry),

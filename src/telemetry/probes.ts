@@ -8,7 +8,7 @@ import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
 import type { Database } from '../db/database.ts';
-import { appliedMigrations, queueHealth, scheduleOverdue } from '../db/operations.ts';
+import { appliedMigrations, documentsWaiting, queueHealth, scheduleOverdue } from '../db/operations.ts';
 import { type DatabaseWatch, watchDatabase } from './database-watch.ts';
 import type { Logger } from './logger.ts';
 import type { Metrics } from './metrics.ts';
@@ -151,6 +151,7 @@ function scrapeOf(
   const depths = watch.question(DEPTHS_KEPT_MS, async (tx) => ({
     queues: await queueHealth(tx),
     overdue: await scheduleOverdue(tx),
+    documents: await documentsWaiting(tx),
   }));
   let complained = false;
   return async () => {
@@ -160,8 +161,10 @@ function scrapeOf(
     if (answer.ok) {
       metrics.queues.set(answer.value.queues);
       metrics.queues.scheduleOverdue(answer.value.overdue);
+      metrics.documents.waiting(answer.value.documents);
     } else {
       metrics.queues.clear();
+      metrics.documents.clear();
       metrics.databaseErrors.inc('probes');
       if (!complained)
         logger.warn(

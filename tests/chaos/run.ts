@@ -1,15 +1,17 @@
 /**
  * npm run chaos -- [--kills N] [--runs N] [--seed N] [--quick]
+ * npm run chaos -- --documents N
  *
  * On a PostgreSQL of its own, which it restarts; without PostgreSQL's programs on TEST_DATABASE_URL, without restarts.
  * Exits with 1 and the facts if an invariant broke.
  */
 import { parseArgs } from 'node:util';
 import { loadConfig } from '../../src/config.ts';
-import { openDatabase } from '../../src/db/database.ts';
+import { type Database, openDatabase } from '../../src/db/database.ts';
 import { migrateUp } from '../../src/db/migrate.ts';
 import { databaseUrl } from '../support/global-setup.ts';
 import { type ChaosPlan, runChaos } from './chaos.ts';
+import { brokenByKills, describeKills, killWhileEmbedding } from './documents.ts';
 import { describeReport } from './report.ts';
 import { findPostgres, type Server, startServer } from './server.ts';
 
@@ -19,6 +21,7 @@ const { values } = parseArgs({
     runs: { type: 'string' },
     seed: { type: 'string' },
     quick: { type: 'boolean', default: false },
+    documents: { type: 'string' },
   },
 });
 /** What fits two cores. */
@@ -53,9 +56,18 @@ try {
   const target = databaseUrl(url, name);
   const db = openDatabase({ url: target, embedded: false });
   await migrateUp(db, loadConfig({}).queues);
+  if (values.documents !== undefined) process.exitCode = await killDocuments(db, Number(values.documents));
   await db.close();
+  if (values.documents === undefined) process.exitCode = await killRuns(target);
+} finally {
+  if (!server) await admin.query(`drop database if exists ${name} with (force)`);
+  await admin.close();
+  await server?.stop();
+}
+
+async function killRuns(databaseUrl: string): Promise<number> {
   const report = await runChaos({
-    databaseUrl: target,
+    databaseUrl,
     seed,
     runs: Number(values.runs ?? 1_000 * part),
     kills,
@@ -70,11 +82,13 @@ try {
     say,
   });
   for (const line of describeReport(report)) say(line);
-  process.exitCode = report.violations.length === 0 ? 0 : 1;
-} finally {
-  if (!server) await admin.query(`drop database if exists ${name} with (force)`);
-  await admin.close();
-  await server?.stop();
+  return report.violations.length === 0 ? 0 : 1;
+}
+
+async function killDocuments(db: Database, times: number): Promise<number> {
+  const report = await killWhileEmbedding(db, { kills: times, say });
+  for (const line of describeKills(report)) say(line);
+  return brokenByKills(report).length === 0 ? 0 : 1;
 }
 
 async function ownServer(): Promise<Server | null> {

@@ -10,7 +10,7 @@ const cli = fileURLToPath(new URL('../../src/cli.ts', import.meta.url));
 
 export type Outcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
-/** The process inherits nothing of the test's environment but the path. */
+/** The process inherits nothing of the test's environment but the path and the cache of compiled code. */
 export function agentd(
   args: readonly string[],
   env: Readonly<Record<string, string>> = {},
@@ -19,6 +19,7 @@ export function agentd(
     const child = spawn(process.execPath, [cli, ...args], {
       env: {
         PATH: process.env.PATH ?? '',
+        NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE ?? '',
         AGENTD_DATA_DIR: join(tmpdir(), `agentd-none-${randomUUID()}`),
         ...env,
       },

@@ -16,7 +16,7 @@ import {
 import { applyAccess } from '../../src/db/migrations/access.ts';
 import { publicArguments } from '../../src/db/migrations/access-rules.ts';
 import { agentd, json } from '../commands/support.ts';
-import { emptyDatabase, type TestDatabase } from '../support/database.ts';
+import { emptyDatabase, type TestDatabase, testDatabase } from '../support/database.ts';
 import { type SupabaseProject, signUpAt, supabaseProject } from '../support/supabase.ts';
 import { supabaseFacts } from '../support/supabase-facts.ts';
 import { column, value } from './schema-support.ts';
@@ -40,6 +40,13 @@ async function projectWith(platform: string): Promise<SupabaseProject> {
 
 async function empty(): Promise<TestDatabase> {
   const db = await emptyDatabase();
+  opened.push(db);
+  return db;
+}
+
+/** What `migrateUp` made of an empty one. */
+async function migrated(): Promise<TestDatabase> {
+  const db = await testDatabase();
   opened.push(db);
   return db;
 }
@@ -189,8 +196,7 @@ test('tables that do not collide go through and are left alone, up and down', as
 });
 
 test('an application’s function of one of our names with other arguments keeps its owner and its rights', async () => {
-  const db = await empty();
-  await migrateUp(db, queues);
+  const db = await migrated();
   await db.query(`create function public.has_role(name text) returns boolean language sql stable as 'select true';
                   grant execute on function public.has_role(text) to anon`);
   const facts = (): Promise<unknown[]> =>
@@ -269,6 +275,85 @@ test('schemas, indexes, views, types and users in the way are told by what they 
   });
 });
 
+describe('an application’s own pg-boss', () => {
+  const theirs = `create schema pgboss;
+    create table pgboss.queue (name text primary key, policy text, dead_letter text);
+    insert into pgboss.queue values ('mail', 'standard', null)`;
+
+  test('is in the way of a first migration, which changes nothing', async () => {
+    const db = await empty();
+    await db.query(theirs);
+    const { collisions } = await checkMigrations(db);
+    expect(collisions.map(adviceFor)).toMatchObject([
+      {
+        object: 'schema pgboss',
+        there: 'a schema with queues of others: mail',
+        make_room: 'alter schema pgboss rename to pgboss_before_agentd;',
+      },
+    ]);
+    await expect(migrateUp(db, queues)).rejects.toThrow(CollisionError);
+    await db.query('delete from pgboss.queue');
+    expect((await checkMigrations(db)).collisions).toHaveLength(1);
+  });
+
+  test('is not dropped with agentd’s: whoever made a queue beside ours is told, and nothing is changed', async () => {
+    const db = await migrated();
+    await db.query(`select pgboss.create_queue('mail', '{"policy": "standard"}')`);
+    await expect(migrateDown(db, { all: true, queue: true })).rejects.toThrow(
+      /queues of others: mail.*nothing was changed/,
+    );
+    expect((await checkMigrations(db)).pending).toEqual([]);
+    expect(await value(db.pool, `select count(*)::int from pgboss.queue where name = 'mail'`)).toBe(1);
+  });
+
+  test('is told from agentd’s own, which an earlier installation left or a version without the mark made', async () => {
+    const db = await migrated();
+    await migrateDown(db, { all: true });
+    expect((await checkMigrations(db)).collisions).toEqual([]);
+    await db.query('comment on schema pgboss is null');
+    expect((await checkMigrations(db)).collisions).toEqual([]);
+    await migrateUp(db, queues);
+    await migrateDown(db, { all: true, queue: true });
+    expect(await value(db.pool, `select to_regnamespace('pgboss')`)).toBeNull();
+  });
+});
+
+describe('users of somebody else’s', () => {
+  test('whose table lacks an address, or whose auth.uid() is no uuid, are told of before anything is changed', async () => {
+    const db = await empty();
+    await db.query(`create schema auth; create table auth.users (id uuid primary key);
+                    create function auth.uid() returns text language sql as $$ select 'me' $$`);
+    const { collisions } = await checkMigrations(db);
+    expect(collisions.map(adviceFor)).toMatchObject([
+      {
+        object: 'function auth.uid()',
+        there: 'a function that returns text',
+        make_room:
+          '-- use another database for agentd, or let auth.uid() return uuid: null for an id that is none',
+      },
+      {
+        object: 'table auth.users',
+        there: 'a table without a column email',
+        needed: 'a table with a unique id uuid and an email',
+        make_room: 'alter table auth.users add column email text;',
+      },
+    ]);
+    await expect(migrateUp(db, queues)).rejects.toThrow(CollisionError);
+  });
+
+  test('with no more than an id and an address are enough', async () => {
+    const db = await empty();
+    await db.query(`create schema auth; create table auth.users (id uuid primary key, email text)`);
+    await migrateUp(db, queues);
+    await db.query(`insert into auth.users (id, email) values (gen_random_uuid(), 'ada@example.test')`);
+    expect(await value(db.pool, `select count(*)::int from public.workspaces where is_personal`)).toBe(1);
+    // nobody signed in, so the system's
+    expect(await value(db.pool, `insert into public.agents (name) values ('x') returning user_id`)).toBe(
+      await value(db.pool, `select agentd.system_user_id()`),
+    );
+  });
+});
+
 test('an empty schema agentd, as a superuser may have made it for the owner, is in nobody’s way', async () => {
   const db = await empty();
   await db.query('create schema agentd');
@@ -277,8 +362,7 @@ test('an empty schema agentd, as a superuser may have made it for the owner, is 
 });
 
 test('a migrated database is checked for what is pending only', async () => {
-  const db = await empty();
-  await migrateUp(db, queues);
+  const db = await migrated();
   expect(await checkMigrations(db)).toEqual({ pending: [], collisions: [] });
   const back = await migrateDown(db);
   expect(await checkMigrations(db)).toEqual({ pending: back, collisions: [] });

@@ -89,7 +89,6 @@ async function changedBy(
 
 /** Statements that change no row of this company even for the platform, and why. */
 const inertStatements: Readonly<Record<string, string>> = {
-  'delete from agentexpress.users': 'users own workspaces, and those are handed over first',
   'update agentopia_diagram.user_roles set created_at = created_at': 'named roles are rows of their own',
   'delete from agentopia_diagram.user_roles': 'named roles are rows of their own',
 };

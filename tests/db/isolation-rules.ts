@@ -70,7 +70,8 @@ export const expectations: Readonly<Record<string, Expectation>> = {
   user_team_memberships: work,
   team_canvas_layouts: ownInside,
   team_connections: work,
-  workspace_members: rights('members', 'owners'),
+  // whoever is a member may leave
+  workspace_members: rights('members', 'owners', 'owners', 'author, owner'),
 
   // Models and credentials
   llm_models: reference,
@@ -178,6 +179,8 @@ export const takenAfterLeaving: readonly string[] = [
   'user_integration_credentials',
   'user_preferences',
   'user_secrets',
+  // he leaves the team, too
+  'user_team_memberships',
 ];
 
 /** In whose name others may write: tables where a manager or owner names another user. Everywhere else a row is its writer's. */

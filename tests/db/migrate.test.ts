@@ -11,7 +11,7 @@ import {
   migrationStatus,
   newestMigration,
 } from '../../src/db/migrate.ts';
-import { emptyDatabase, onServer, type TestDatabase } from '../support/database.ts';
+import { emptyDatabase, onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, startTask } from '../support/platform.ts';
 import { catalogSnapshot } from './catalog-snapshot.ts';
 import { rowsOf } from './schema-rows.ts';
@@ -31,6 +31,13 @@ async function newDatabase(): Promise<TestDatabase> {
   return made;
 }
 
+/** What `migrateUp` with the queues of the default configuration made of an empty one. */
+async function migratedDatabase(): Promise<TestDatabase> {
+  const made = await testDatabase();
+  opened.push(made);
+  return made;
+}
+
 async function schemasLeft(): Promise<string[]> {
   const rows = await db.query<{ name: string }>(
     `select nspname as name from pg_namespace where nspname in ('agentd', 'pgboss', 'auth') order by 1`,
@@ -38,6 +45,7 @@ async function schemasLeft(): Promise<string[]> {
   return rows.map((row) => row.name);
 }
 
+const known = async (): Promise<string[]> => (await migrationStatus(db)).map(({ name }) => name);
 const pending = async (): Promise<string[]> =>
   (await migrationStatus(db)).filter((migration) => migration.appliedAt === null).map(({ name }) => name);
 
@@ -72,8 +80,7 @@ test('an empty database gets every migration and every queue; a second time ther
 });
 
 test('a second time brings changed settings of a queue to it', async () => {
-  db = await newDatabase();
-  await migrateUp(db, queues);
+  db = await migratedDatabase();
   const [name, queue] = Object.entries(queues)[0] ?? [];
   if (!name || !queue) throw new Error('There is no queue in the configuration.');
   await migrateUp(db, { [name]: { ...queue, retryLimit: 17, workspaceCeiling: 23 } });
@@ -105,8 +112,9 @@ test.runIf(onServer)(
 );
 
 test('one by one down with rows in the tables, and up again', async () => {
-  db = await newDatabase();
-  const all = await migrateUp(db, queues);
+  db = await migratedDatabase();
+  const all = await known();
+  expect(await pending()).toEqual([]);
   const first = await catalogSnapshot(db.pool);
   await fill();
   for (const name of all.toReversed()) {
@@ -122,8 +130,8 @@ test('one by one down with rows in the tables, and up again', async () => {
 });
 
 test('down with all and queue leaves a database without the schemas of agentd and pg-boss', async () => {
-  db = await newDatabase();
-  const all = await migrateUp(db, queues);
+  db = await migratedDatabase();
+  const all = await known();
   await fill();
   expect(await migrateDown(db, { all: true, queue: true })).toEqual(all.toReversed());
   expect(await schemasLeft()).toEqual([]);
@@ -149,7 +157,7 @@ test('a step that fails names itself and leaves nothing of the others', async ()
   expect((failure as Error).message).toMatch(
     /^Migration 0008_tasks failed and nothing was changed: .*task_runs/,
   );
-  expect(await pending()).toEqual((await migrationStatus(db)).map(({ name }) => name));
+  expect(await pending()).toEqual(await known());
   const tables = await db.query<{ name: string }>(
     `select schemaname || '.' || tablename as name from pg_tables
       where schemaname in ('public', 'auth', 'pgboss')`,

@@ -113,6 +113,43 @@ describe('the index of a model', () => {
     expect(await indexes()).not.toContain(await name('left'));
   });
 
+  test('stays where a workspace moves to its model or from it, or the caller is about to use it', async () => {
+    const { workspace } = await company(db.pool);
+    const models = ['moved to', 'moved from', 'pinned', 'own', 'wanted by nobody'];
+    for (const model of models) await ensureVectorIndex(db, { model, dimensions: 3 });
+    await db.query(
+      `insert into agentd.embedding_migrations
+         (workspace_id, status, model, dimensions, from_model, from_dimensions, pinned_model, pinned_dimensions, chunks, tokens)
+       values ($1, 'failed', 'moved to', 3, 'moved from', 3, 'pinned', 3, 0, 0)`,
+      [workspace],
+    );
+    await dropUnusedVectorIndexes(db, { model: 'own', dimensions: 3 });
+    const left = await indexes();
+    for (const model of models) {
+      const name = await value<string>(db.pool, 'select agentd.vector_index_name($1, 3)', [model]);
+      expect(left.includes(name as string), model).toBe(model !== 'wanted by nobody');
+    }
+    await db.query('delete from agentd.embedding_migrations');
+  });
+
+  test('stays while a passage of an application’s own has its model, also behind many that are gone', async () => {
+    const model = 'of an application';
+    await ensureVectorIndex(db, { model, dimensions: 3 });
+    const { workspace } = await company(db.pool);
+    // dead rows nearest to where an index is likely to be asked
+    const gone = await source(
+      db.pool,
+      workspace,
+      Array.from({ length: 300 }, () => ({ vector: [1, 1, 1], model })),
+    );
+    const kept = await source(db.pool, workspace, [{ vector: [-1, -1, -0.9], model }]);
+    await db.query('update public.knowledge_sources set embedding_model = null where id = $1', [kept]);
+    await db.query('delete from public.knowledge_sources where id = $1', [gone]);
+    await dropUnusedVectorIndexes(db);
+    const name = await value<string>(db.pool, 'select agentd.vector_index_name($1, 3)', [model]);
+    expect(await indexes()).toContain(name);
+  });
+
   test('is nobody’s to make but the worker’s', async () => {
     const { owner } = await company(db.pool);
     for (const call of [`ensure_vector_index('x', 3)`, 'drop_unused_vector_indexes()']) {
@@ -131,6 +168,25 @@ describe('the index of a model', () => {
     }
     expect(await ensureVectorIndex(db, { model: 'held', dimensions: 3 })).toBe(true);
   });
+
+  test.runIf(onServer)(
+    'is not dropped while somebody holds the table, and nobody waits for that',
+    async () => {
+      await ensureVectorIndex(db, { model: 'to be dropped', dimensions: 3 });
+      const name = await value<string>(db.pool, `select agentd.vector_index_name('to be dropped', 3)`);
+      const holder = await db.pool.connect();
+      try {
+        await holder.query('begin; lock table public.knowledge_chunks in row exclusive mode');
+        expect(await dropUnusedVectorIndexes(db)).toBe(0);
+      } finally {
+        await holder.query('rollback');
+        holder.release();
+      }
+      expect(await indexes()).toContain(name);
+      await dropUnusedVectorIndexes(db);
+      expect(await indexes()).not.toContain(name);
+    },
+  );
 });
 
 describe('a search by vector', () => {

@@ -388,14 +388,13 @@ describe('run_task and cancel_run', () => {
     await client.query('listen agentd_cancel; listen agentd_runs');
     await client.query('select public.cancel_run($1)', [id]);
     await client.query('select 1');
-    expect(heard.get('agentd_cancel')).toBe(id);
-    expect(JSON.parse(heard.get('agentd_runs') ?? '{}')).toMatchObject({
-      run_id: id,
-      status: 'cancelled',
-      workspace_id: c.workspace,
-    });
     await client.query('unlisten *');
     client.release();
+    // and nothing of whose run it is, for anybody may listen
+    expect([...heard].sort()).toEqual([
+      ['agentd_cancel', ''],
+      ['agentd_runs', ''],
+    ]);
   });
 });
 

@@ -13,7 +13,7 @@ import { insert, MODEL, startTask } from '../support/platform.ts';
 import { until, waitForRun } from '../support/runs.ts';
 import { MIGRATOR, type SupabaseProject, signUpAt, supabaseProject } from '../support/supabase.ts';
 import { supabaseFacts } from '../support/supabase-facts.ts';
-import { column, denied, foreignKeyViolation, outcome, uniqueViolation, value } from './schema-support.ts';
+import { column, denied, outcome, uniqueViolation, value } from './schema-support.ts';
 
 const { queues } = loadConfig({});
 
@@ -201,12 +201,18 @@ test('a sign-up never fails because of agentd: what fails is written down, and t
   expect(await value(project.db.pool, 'select agentd.ensure_personal_workspace($1)', [one])).toBeTruthy();
 });
 
-test('Supabase Auth deletes a user with all that is his, and is stopped by a shared workspace only', async () => {
+test('Supabase Auth deletes a user with all that is his, and a workspace that others use stays', async () => {
   const [id, owner] = [randomUUID(), randomUUID()];
   await signUpAt(project, id);
   await signUpAt(project, owner);
   await insert(project.db, 'public.agents', { user_id: id, name: 'Ada' });
-  await insert(project.db, 'public.workspaces', { name: 'Shared', owner_user_id: owner });
+  const shared = await insert(project.db, 'public.workspaces', { name: 'Shared', owner_user_id: owner });
+  const [manager, viewer] = [randomUUID(), randomUUID()];
+  for (const member of [manager, viewer]) await signUpAt(project, member);
+  await project.db.query(
+    `insert into public.workspace_members (workspace_id, user_id, role) values ($1, $2, 'manager'), ($1, $3, 'viewer')`,
+    [shared, manager, viewer],
+  );
   const remove = (user: string): Promise<string> =>
     project
       .as('supabase_auth_admin', (client) => client.query('delete from auth.users where id = $1', [user]))
@@ -215,8 +221,13 @@ test('Supabase Auth deletes a user with all that is his, and is stopped by a sha
         (error: { code: string }) => error.code,
       );
   expect(await remove(id)).toBe('ok');
-  // PostgreSQL 18 has a code of its own for ON DELETE RESTRICT
-  expect([foreignKeyViolation, '23001']).toContain(await remove(owner));
+  const ownerOf = () =>
+    value(project.db.pool, 'select owner_user_id from public.workspaces where id = $1', [shared]);
+  expect(await remove(owner)).toBe('ok');
+  expect(await ownerOf()).toBe(manager);
+  // a viewer inherits nothing
+  expect(await remove(manager)).toBe('ok');
+  expect(await ownerOf()).toBe('00000000-0000-4000-8000-0000000a6e7d');
   const [left] = await project.db.query(
     `select (select count(*) from public.profiles where id = $1) as profiles,
             (select count(*) from public.workspaces where owner_user_id = $1) as workspaces,

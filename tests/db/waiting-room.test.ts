@@ -319,9 +319,7 @@ describe.runIf(onServer)('server-only: several at once', () => {
     const second = end(ids.slice(1, 2), two);
     await until('the second waits at the door', async () => {
       const rows = await db.query(
-        `select 1 from pg_locks
-          where locktype = 'advisory' and not granted
-            and database = (select oid from pg_database where datname = current_database())`,
+        `select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
       );
       return rows.length > 0;
     });
@@ -418,7 +416,7 @@ describe.runIf(onServer)('server-only: several at once', () => {
     const ids = await addRuns(CEILING + 1);
     await admitArrivals(db);
     await using other = await open();
-    await other.query('select pg_advisory_xact_lock(uuid_hash_extended($1, 7201))', [platform.workspaceId]);
+    await other.query('select agentd.hold_lock(agentd.inner_door($1))', [platform.workspaceId]);
     await using worker = await open();
     await end(ids.slice(0, 1), worker);
     await worker.finish();

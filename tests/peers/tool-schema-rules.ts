@@ -4,6 +4,8 @@
  * Sources: the public documentation of function calling and structured outputs, and error messages that the API is
  * reported to give. Each rule returns the end of such a message, or null.
  */
+import { strictWholeFault } from './tool-schema-limits.ts';
+
 const TYPES = new Set(['object', 'array', 'string', 'number', 'integer', 'boolean', 'null']);
 const STRICT_FORMATS = new Set('date-time time date duration email hostname ipv4 ipv6 uuid'.split(' '));
 const NOT_STRICT = (
@@ -27,7 +29,9 @@ export function toolSchemaFault(parameters: unknown, strict: boolean): string | 
   for (const key of ['oneOf', 'anyOf', 'allOf', 'enum', 'not']) {
     if (key in parameters) return `schema must not have '${key}' at the top level`;
   }
-  return check(parameters, { root: parameters, strict }, [], 1);
+  return (
+    check(parameters, { root: parameters, strict }, [], 1) ?? (strict ? strictWholeFault(parameters) : null)
+  );
 }
 
 function check(schema: unknown, walk: Walk, at: string[], depth: number): string | null {
@@ -106,8 +110,9 @@ function children(schema: Schema, properties: Schema): [string[], unknown][] {
       for (const [index, inner] of list.entries()) found.push([[key, String(index)], inner]);
   }
   if (schema.items !== undefined) found.push([['items'], schema.items]);
-  if (isRecord(schema.additionalProperties))
-    found.push([['additionalProperties'], schema.additionalProperties]);
+  for (const key of ['additionalProperties', 'not', 'if', 'then', 'else', 'contains', 'propertyNames']) {
+    if (isRecord(schema[key])) found.push([[key], schema[key]]);
+  }
   return found;
 }
 

@@ -96,7 +96,7 @@ const chunk = (index: number) => ({
   char_start: 0,
   char_end: 1,
   metadata: {},
-  embedding: '[1,2]',
+  embedding: Float32Array.of(1, 2),
 });
 const store = (document: ClaimedDocument, batch: string, index: number): Promise<boolean> =>
   storeEmbeddedChunks(db, document, {

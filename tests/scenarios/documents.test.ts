@@ -8,8 +8,8 @@ import { pathToFileURL } from 'node:url';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { searchChunks } from '../../src/db/knowledge.ts';
 import { type EmbeddingServer, startEmbeddingServer } from '../peers/embedding-server.ts';
-import { startDaemonProcess, type TestDaemon, testDaemon } from '../support/daemon.ts';
-import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
+import { type TestDaemon, testDaemon } from '../support/daemon.ts';
+import { type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert, makePlatform, type Platform } from '../support/platform.ts';
 import { until } from '../support/runs.ts';
 import { asUser } from '../support/sessions.ts';
@@ -26,8 +26,6 @@ type Source = {
   retry_at: Date | null;
   page_count: number | null;
 };
-
-const KILLS = 3;
 
 let db: TestDatabase;
 let server: EmbeddingServer;
@@ -332,76 +330,4 @@ describe('a daemon', () => {
       ),
     ).rejects.toThrow(/storage_path must begin with the folder/);
   });
-});
-
-describe.skipIf(!onServer)('server-only: a worker that is killed in the middle of embedding', () => {
-  test('the old version answers throughout, what is paid again was in flight, the end is that of an undisturbed run', async () => {
-    // two requests or more, of some five hundred passages each
-    const wide = { ...env(), AGENTD_EMBEDDING_DIMENSIONS: '1536' };
-    const content = paragraphs(4000, 'long');
-    server.respond(() => ({}));
-    const id = await text('long', content.slice(0, 2000));
-    {
-      await using _first = await testDaemon(db, server, { env: wide });
-      await settled(id);
-    }
-    const stored = async (): Promise<number> => {
-      const [row] = await db.query<{ stored: number }>(
-        `select count(*)::integer as stored from public.knowledge_sources k
-           join public.knowledge_chunks c on c.source_id = k.id and c.generation > k.generation where k.id = $1`,
-        [id],
-      );
-      return row?.stored ?? 0;
-    };
-    const start = server.paid.items;
-    await db.query('update public.knowledge_sources set content = $2 where id = $1', [id, content]);
-    for (let kill = 0; kill < KILLS; kill++) {
-      // one request is answered, the others never are
-      server.respond((_, index) => (index === 0 ? {} : { delay: new Promise<void>(() => {}) }));
-      const before = await stored();
-      await using worker = await startDaemonProcess(db, server, wide);
-      await until('an answer is stored', async () => (await stored()) > before, 60_000);
-      await worker.kill();
-      const old = await db.query(
-        `select 1 from public.knowledge_sources k
-           join public.knowledge_chunks c on c.source_id = k.id and c.generation = k.generation where k.id = $1`,
-        [id],
-      );
-      expect(old.length).toBeGreaterThan(0);
-      await db.query(
-        `update public.knowledge_sources set lease_expires_at = agentd.now() - interval '1 second'
-          where id = $1 and processing_status = 'processing'`,
-        [id],
-      );
-    }
-    server.respond(() => ({}));
-    // the server counts tokens on this very thread: a short lease would lapse meanwhile
-    await using _last = await testDaemon(db, server, { env: wide, leaseSeconds: 15 });
-    const row = await until(
-      'it is complete',
-      async () => {
-        const now = await source(id);
-        return now.processing_status === 'completed' && now.chunk_count > 500 ? now : false;
-      },
-      60_000,
-    );
-    // each kill may have lost the one answer that was being stored, and nothing else
-    const largest = Math.max(...server.requests.map((request) => request.texts.length));
-    expect(server.paid.items - start).toBeLessThanOrEqual(row.chunk_count + KILLS * largest);
-    const twin = await makePlatform(db);
-    const undisturbed = await text('undisturbed', content, twin);
-    await until(
-      'the undisturbed one is complete',
-      async () => (await source(undisturbed)).processing_status === 'completed',
-      60_000,
-    );
-    const chunks = (of: string) =>
-      db.query(
-        `select c.chunk_index, c.content, c.char_start, c.char_end, c.token_count, md5(c.embedding::text) as embedding
-           from public.knowledge_sources k join public.knowledge_chunks c on c.source_id = k.id and c.generation = k.generation
-          where k.id = $1 order by c.chunk_index`,
-        [of],
-      );
-    expect(await chunks(id)).toEqual(await chunks(undisturbed));
-  }, 240_000);
 });

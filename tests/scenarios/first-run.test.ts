@@ -189,18 +189,12 @@ test('the daemon logs nothing above info for a run that goes well', () => {
   expect(daemon.log.filter((line) => /"level":"(warn|error|fatal)"/.test(line))).toEqual([]);
 });
 
-test.skipIf(!onServer)('server-only: the end is announced once on agentd_runs', () => {
-  const about = heard?.payloads.map((p) => JSON.parse(p)).filter((p) => p.run_id === run.id);
-  expect(about).toEqual([
-    {
-      run_id: run.id,
-      workspace_id: platform.workspaceId,
-      task_id: taskId,
-      status: 'completed',
-      reason_code: null,
-    },
-  ]);
-});
+test.skipIf(!onServer)(
+  'server-only: the end is announced once on agentd_runs, with nothing of whose it is',
+  () => {
+    expect(heard?.payloads).toEqual(['']);
+  },
+);
 
 test('a task with a target channel posts its answer there, once', async () => {
   const channelId = await insert(db, 'public.chat_channels', {

@@ -83,7 +83,11 @@ export async function startDaemonProcess(
   env: Record<string, string> = {},
 ): Promise<DaemonProcess> {
   const child = spawn(process.execPath, [CLI, 'start'], {
-    env: { PATH: process.env.PATH, ...daemonEnv(db.url, model, env) },
+    env: {
+      PATH: process.env.PATH,
+      NODE_COMPILE_CACHE: process.env.NODE_COMPILE_CACHE,
+      ...daemonEnv(db.url, model, env),
+    },
     stdio: ['ignore', 'pipe', 'pipe'],
   });
   let output = '';

@@ -1,12 +1,10 @@
 /** A migrated database of a test file's own, on whichever server the run uses. */
-import { readFile } from 'node:fs/promises';
-import { PGlite } from '@electric-sql/pglite';
-import { vector } from '@electric-sql/pglite-pgvector';
 import pg from 'pg';
 import { inject } from 'vitest';
 import { type Database, openDatabase } from '../../src/db/database.ts';
 import { serveEmbedded } from '../../src/db/embedded.ts';
 import { databaseUrl } from './global-setup.ts';
+import { loadEmbedded } from './prepared-database.ts';
 
 export type TestDatabase = Database & {
   /** A plain pool, as an application would use. In embedded mode it shares the one backend with `Database`. */
@@ -22,13 +20,8 @@ let counter = 0;
 /** Clones the migrated template. Dispose of it in afterAll. */
 export async function testDatabase(options: { max?: number } = {}): Promise<TestDatabase> {
   const template = inject('template');
-  if ('file' in template) {
-    const data = await readFile(template.file);
-    const pglite = await PGlite.create({
-      extensions: { vector },
-      loadDataDir: new Blob([new Uint8Array(data)]),
-    });
-    const server = await serveEmbedded(pglite, 0);
+  if ('migrated' in template) {
+    const server = await serveEmbedded(await loadEmbedded(template.migrated), 0);
     return wrap(server.url, true, options, () => server.stop());
   }
   const name = `agentd_test_${process.pid}_${++counter}_${Date.now().toString(36)}`;
@@ -43,8 +36,8 @@ export async function testDatabase(options: { max?: number } = {}): Promise<Test
 /** A database without agentd's schema. */
 export async function emptyDatabase(): Promise<TestDatabase> {
   const template = inject('template');
-  if ('file' in template) {
-    const server = await serveEmbedded(await PGlite.create({ extensions: { vector } }), 0);
+  if ('empty' in template) {
+    const server = await serveEmbedded(await loadEmbedded(template.empty), 0);
     return wrap(server.url, true, {}, () => server.stop());
   }
   const name = `agentd_test_${process.pid}_${++counter}_${Date.now().toString(36)}`;

@@ -1,8 +1,8 @@
 /**
  * Prepares one migrated database that every test file clones: a template on a PostgreSQL server
- * (TEST_DATABASE_URL), or the saved data of an embedded one.
+ * (TEST_DATABASE_URL), or the saved files of an embedded one, and those of an empty one.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { PGlite } from '@electric-sql/pglite';
@@ -12,11 +12,12 @@ import { loadConfig } from '../../src/config.ts';
 import { openDatabase } from '../../src/db/database.ts';
 import { serveEmbedded } from '../../src/db/embedded.ts';
 import { migrateUp } from '../../src/db/migrate.ts';
+import { saveEmbedded } from './prepared-database.ts';
 
 declare module 'vitest' {
   interface ProvidedContext {
-    /** A server's URL and the migrated template's name, or the file with the embedded template. */
-    template: { url: string; name: string } | { file: string };
+    /** A server's URL and the migrated template's name, or the files with an empty and a migrated embedded database. */
+    template: { url: string; name: string } | { empty: string; migrated: string };
   }
 }
 
@@ -39,14 +40,15 @@ export default async function setup(project: TestProject): Promise<() => Promise
   }
   const folder = await mkdtemp(join(tmpdir(), 'agentd-test-'));
   const pglite = await PGlite.create({ extensions: { vector } });
+  const template = { empty: join(folder, 'empty'), migrated: join(folder, 'migrated') };
+  await saveEmbedded(pglite, template.empty);
   const server = await serveEmbedded(pglite, 0);
   const db = openDatabase({ url: server.url, embedded: true });
   await migrateUp(db, queues);
   await db.close();
-  const file = join(folder, 'template.tar');
-  await writeFile(file, Buffer.from(await (await pglite.dumpDataDir('none')).arrayBuffer()));
+  await saveEmbedded(pglite, template.migrated);
   await server.stop();
-  project.provide('template', { file });
+  project.provide('template', template);
   return () => rm(folder, { recursive: true, force: true });
 }
 

@@ -30,8 +30,11 @@ const quoted = (name: string): string => `"${name}"`;
 const key = (row: string): string => `coalesce(${row}.external_id, ${row}.id::text)`;
 const joinName = (column: string): string => `of_${column}`;
 
-/** Parents that a reader of the row sees whenever he sees the row: joined so that a search by their text key uses its index. */
-const alwaysVisible = new Set(['conversations', 'agent_messages']);
+/**
+ * Parents that a reader of the row sees with it, but for his own words in a workspace that he has left: joined so that a search by their
+ * text key uses its index. His own words stand in a second part of the view, where the parent's key is its uuid.
+ */
+const mostlyVisible = new Set(['conversations', 'agent_messages']);
 
 /** Name of the trigger function that writes a view. */
 export const writerOf = (document: DocumentSpec, table: string): string =>
@@ -52,6 +55,7 @@ export function viewOf(
     ([column, spec]) => `${expression(table, column, spec, columns)} as ${quoted(column)}`,
   );
   const joins = entries.flatMap(([column, spec]) => joinOf(column, spec));
+  const hidden = entries.find(([column, spec]) => mostlyVisible.has(mapped(column, spec).refersTo ?? ''));
   const options = simple && table.where !== undefined ? ', check_option = local' : '';
   const defaults = entries.flatMap(([column, spec]) => {
     const value = defaultOf(table, column, spec, simple, columns);
@@ -60,10 +64,27 @@ export function viewOf(
   return [
     `create view ${view} with (security_invoker = true${options}) as
   select ${shown.join(',\n         ')}
-    from public.${table.from} t${joins.map((join) => `\n    ${join}`).join('')}${table.where === undefined ? '' : `\n   where ${table.where}`};`,
+    from public.${table.from} t${joins.map((join) => `\n    ${join}`).join('')}${table.where === undefined ? '' : `\n   where ${table.where}`}${hidden === undefined ? '' : wordsLeftBehind(table, hidden[0], columns)};`,
     ...defaults,
     ...(simple ? [] : [writer(document, name, table, columns)]),
   ].join('\n');
+}
+
+/** The part of a view with what its reader has written where he no longer sees the parent in `column`. */
+function wordsLeftBehind(table: TableSpec, column: string, columns: PublicColumns): string {
+  const entries = Object.entries(table.columns);
+  const { from: parent, refersTo } = mapped(column, table.columns[column] as ColumnSpec);
+  const shown = entries.map(([name, spec]) => {
+    const value = name === column ? `t.${parent}::text` : expression(table, name, spec, columns);
+    return `${value} as ${quoted(name)}`;
+  });
+  const joins = entries.flatMap(([name, spec]) => (name === column ? [] : joinOf(name, spec)));
+  return `
+  union all
+  select ${shown.join(',\n         ')}
+    from public.${table.from} t${joins.map((join) => `\n    ${join}`).join('')}
+   where t.user_id = (select public.current_user_id())
+     and not exists (select 1 from public.${refersTo} p where p.id = t.${parent})`;
 }
 
 function publicColumn(table: TableSpec, column: string, columns: PublicColumns): PublicColumn {
@@ -77,7 +98,7 @@ function expression(table: TableSpec, name: string, spec: ColumnSpec, columns: P
   if (column.isKey) return key('t');
   if (column.refersTo === 'users') return `t.${column.from}::text`;
   if (column.refersTo !== undefined) {
-    return alwaysVisible.has(column.refersTo)
+    return mostlyVisible.has(column.refersTo)
       ? key(joinName(name))
       : `coalesce(${joinName(name)}.external_id, t.${column.from}::text)`;
   }
@@ -92,7 +113,7 @@ function expression(table: TableSpec, name: string, spec: ColumnSpec, columns: P
 function joinOf(name: string, spec: ColumnSpec): string[] {
   const { refersTo, from } = mapped(name, spec);
   if (refersTo === undefined || refersTo === 'users') return [];
-  const kind = alwaysVisible.has(refersTo) ? 'join' : 'left join';
+  const kind = mostlyVisible.has(refersTo) ? 'join' : 'left join';
   return [`${kind} public.${refersTo} ${joinName(name)} on ${joinName(name)}.id = t.${from}`];
 }
 

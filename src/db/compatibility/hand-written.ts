@@ -118,6 +118,14 @@ begin
     raise exception 'users, their addresses and passwords belong to the sign-in service' using errcode = 'insufficient_privilege',
       hint = 'Make, change and delete users where they sign in (Supabase Auth).';
   end if;
+  -- What refers to him would not follow, or all of it in one statement.
+  if tg_op = 'UPDATE' and new.id is distinct from old.id then
+    raise exception 'the id of a user cannot be changed' using errcode = 'feature_not_supported',
+      hint = 'Make another user.';
+  end if;
+  if tg_op = 'UPDATE' and new.role is null then
+    raise exception 'a user has a role: it cannot be null' using errcode = 'not_null_violation';
+  end if;
   if tg_op = 'DELETE' then
     delete from auth.users u where u.id = old.id;
     return case when found then old end;

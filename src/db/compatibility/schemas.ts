@@ -25,6 +25,22 @@ export async function createDocumentSchemas(db: Kysely<unknown>): Promise<void> 
   }
 }
 
+/** Makes views of the documents, by "schema.table", and what writes them, anew in their places: they show the same columns as before. */
+export async function remakeDocumentViews(db: Kysely<unknown>, views: readonly string[]): Promise<void> {
+  const columns = await publicColumns(db);
+  const made = documents.flatMap((document) =>
+    Object.entries(document.tables)
+      .filter(([name]) => views.includes(`${document.schema}.${name}`))
+      .map(([name, table]) => viewOf(document, name, table, columns)),
+  );
+  if (made.length !== views.length)
+    throw new Error(`Not all of these are views of documents: ${views.join(', ')}.`);
+  await runSql(
+    db,
+    sql.raw(made.join('\n').replace(/^create (view|function|trigger) /gm, 'create or replace $1 ')),
+  );
+}
+
 /** Takes them away. What an application has put into one of them stops it, loudly. */
 export async function dropDocumentSchemas(db: Kysely<unknown>): Promise<void> {
   const functions = await namedFunctions(db);

@@ -16,7 +16,49 @@ const MOST_DIMENSIONS = 4000;
 /** Writers of the table wait while an index is made: in a table of more rows, or of more of the model's, an operator makes it concurrently. */
 const MOST_ROWS = 500_000;
 const MOST_OF_MODEL = 10_000;
-const LIMITS: Limits = { exactRows: 200, bitCandidates: 30, indexFactor: 20, efSearch: 200 };
+export const LIMITS: Limits = { exactRows: 200, bitCandidates: 30, indexFactor: 20, efSearch: 200 };
+
+/** The function as this migration makes it, with pgvector's quoted schema; a later one replaces it and gives it back on its way down. */
+export const DROP_UNUSED_VECTOR_INDEXES = (vector: string): string => `
+    -- Drops the indexes of models that no passage is embedded with any more. Returns how many; one whose table somebody holds stays.
+    create function agentd.drop_unused_vector_indexes() returns integer
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' set enable_seqscan = off
+    set enable_sort = off set enable_bitmapscan = off set jit = off as $$
+    declare
+      v_index   record;
+      v_used    boolean;
+      v_dropped integer := 0;
+    begin
+      if not pg_catalog.pg_try_advisory_xact_lock(7204) then
+        return 0;
+      end if;
+      for v_index in
+        select c.relname as name, d.about ->> 'model' as model, (d.about ->> 'dimensions')::integer as dimensions
+          from pg_catalog.pg_class c
+         cross join lateral (select pg_catalog.obj_description(c.oid, 'pg_class')::jsonb as about) d
+         where c.relnamespace = 'public'::regnamespace and c.relkind = 'i' and c.relname ~ '^p_knowledge_chunks_[0-9a-f]{24}$'
+           -- one without our comment is an operator's
+           and d.about is not null
+      loop
+        -- in the index's own order, so that the index and not the table answers
+        execute format(
+          'select exists (select 1 from public.knowledge_chunks c
+             where c.embedding_model = %L and pg_catalog.length(c.embedding_bits) = %s
+             order by c.embedding::${vector}.halfvec(%s) operator(${vector}.<=>) pg_catalog.array_fill(1::real, array[%s])::${vector}.halfvec(%s)
+             limit 1)',
+          v_index.model, v_index.dimensions, v_index.dimensions, v_index.dimensions, v_index.dimensions) into v_used;
+        if not v_used then
+          begin
+            execute format('drop index if exists public.%I', v_index.name);
+            v_dropped := v_dropped + 1;
+          exception when lock_not_available then
+            null;
+          end;
+        end if;
+      end loop;
+      return v_dropped;
+    end
+    $$;`;
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   const home = await vectorSchema(db);
@@ -96,45 +138,7 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
     end
     $$;
 
-    -- Drops the indexes of models that no passage is embedded with any more. Returns how many; one whose table somebody holds stays.
-    create function agentd.drop_unused_vector_indexes() returns integer
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set lock_timeout = '250ms' set enable_seqscan = off
-    set enable_sort = off set enable_bitmapscan = off set jit = off as $$
-    declare
-      v_index   record;
-      v_used    boolean;
-      v_dropped integer := 0;
-    begin
-      if not pg_catalog.pg_try_advisory_xact_lock(7204) then
-        return 0;
-      end if;
-      for v_index in
-        select c.relname as name, d.about ->> 'model' as model, (d.about ->> 'dimensions')::integer as dimensions
-          from pg_catalog.pg_class c
-         cross join lateral (select pg_catalog.obj_description(c.oid, 'pg_class')::jsonb as about) d
-         where c.relnamespace = 'public'::regnamespace and c.relkind = 'i' and c.relname ~ '^p_knowledge_chunks_[0-9a-f]{24}$'
-           -- one without our comment is an operator's
-           and d.about is not null
-      loop
-        -- in the index's own order, so that the index and not the table answers
-        execute format(
-          'select exists (select 1 from public.knowledge_chunks c
-             where c.embedding_model = %L and pg_catalog.length(c.embedding_bits) = %s
-             order by c.embedding::${vector}.halfvec(%s) operator(${vector}.<=>) pg_catalog.array_fill(1::real, array[%s])::${vector}.halfvec(%s)
-             limit 1)',
-          v_index.model, v_index.dimensions, v_index.dimensions, v_index.dimensions, v_index.dimensions) into v_used;
-        if not v_used then
-          begin
-            execute format('drop index if exists public.%I', v_index.name);
-            v_dropped := v_dropped + 1;
-          exception when lock_not_available then
-            null;
-          end;
-        end if;
-      end loop;
-      return v_dropped;
-    end
-    $$;
+    ${sql.raw(DROP_UNUSED_VECTOR_INDEXES(quoted(home)))}
     `,
   );
 }

@@ -9,6 +9,7 @@ import {
   serviceOnlyFunctions,
   type TableRule,
   tableRules,
+  weighted,
 } from './access-rules.ts';
 import { runSql } from './run-sql.ts';
 
@@ -43,9 +44,10 @@ async function existingTables(db: Kysely<unknown>): Promise<Rules> {
   return Object.entries(tableRules).filter(([table]) => names.has(table));
 }
 
-function policies(table: string, rule: TableRule): string {
+function policies(table: string, rule: TableRule, isWeighted: boolean): string {
+  const select = isWeighted ? weighted(rule.select) : rule.select;
   const statements = [
-    `create policy ${table}_select on public.${table} for select to authenticated using (${rule.select});`,
+    `create policy ${table}_select on public.${table} for select to authenticated using (${select});`,
   ];
   if (rule.insert !== undefined) {
     statements.push(
@@ -70,10 +72,15 @@ async function secureTables(db: Kysely<unknown>, made: Rules): Promise<void> {
   const found = await sql<{ name: string }>`
     select polrelid::regclass::text || '.' || polname as name from pg_catalog.pg_policy`.execute(db);
   const there = new Set(found.rows.map((row) => row.name.replace(/^public\./, '')));
+  // comes with a later migration
+  const weight = await sql<{ there: boolean }>`
+    select to_regprocedure('agentd.no_workspaces()') is not null as there`.execute(db);
+  const isWeighted = weight.rows[0]?.there === true;
   const statements = made
     .filter(([table]) => !there.has(`${table}.${table}_select`))
     .map(
-      ([table, rule]) => `alter table public.${table} enable row level security;\n${policies(table, rule)}`,
+      ([table, rule]) =>
+        `alter table public.${table} enable row level security;\n${policies(table, rule, isWeighted)}`,
     );
   await runSql(db, sql.raw(statements.join('\n')));
   // Private tables have row security and no policy: a grant by mistake would still show nothing.

@@ -2,8 +2,8 @@
  * How runs are let into pg-boss: the functions of the waiting room.
  *
  * A run that is queued and has no job waits in its workspace's waiting room. Whoever lets runs in counts what the workspace has
- * admitted, and makes jobs up to its ceiling. That the ceiling is never passed rests on two advisory locks of each workspace,
- * held to the end of the transaction:
+ * admitted, and makes jobs up to its ceiling. That the ceiling is never passed rests on two locks of each workspace, held to the end of
+ * the transaction. They are advisory locks here, and rows that no tenant reaches from migration 0028 on (door-locks.ts):
  *
  * - the **inner door** is for daemons alone. Whoever lets runs in holds it exclusively, so that the count that follows sees
  *   what the last one admitted. A run that ends while nobody waits holds it shared: the next count sees the place that it left.

@@ -14,6 +14,7 @@ import type { StoredCredential } from '../../db/runs.ts';
 import { DocumentError } from '../../providers/document-error.ts';
 import { EmbeddingError } from '../../providers/embedding-error.ts';
 import type { Embedder } from '../../providers/embeddings.ts';
+import type { RemoteSearch } from './remote-search.ts';
 
 /** What an embedding cost, to be booked with what it was made for. */
 export type PaidEmbedding = {
@@ -50,6 +51,8 @@ export type QueryEmbedderDeps = {
   ) => { readonly provider: string; readonly embedder: Embedder };
   /** How long a search waits for its vectors, in milliseconds. */
   readonly deadlineMs?: number;
+  /** Asks the stores that vectors are copied to. */
+  readonly remote?: RemoteSearch;
   /** Queries that are remembered; 1,000 of 1,536 dimensions are 6 MB. */
   readonly cached?: number;
 };
@@ -78,23 +81,48 @@ export class QueryEmbedder {
     query: Omit<KnowledgeQuery, 'limit'>,
   ): Promise<{ vectors: QueryVector[]; paid: PaidEmbedding[]; note: string | null }> {
     const { models, credentials } = await findVectorModels(db, query.workspaceId, query.agentId);
+    return this.embedFor({ workspace_id: query.workspaceId, credentials }, models, query.text, query.signal);
+  }
+
+  /** The same for models that are known. */
+  async embedFor(
+    owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
+    models: readonly VectorModel[],
+    text: string,
+    signal: AbortSignal,
+  ): Promise<{ vectors: QueryVector[]; paid: PaidEmbedding[]; note: string | null }> {
     const vectors: QueryVector[] = [];
     const paid: PaidEmbedding[] = [];
     let note: string | null = null;
-    const owner = { workspace_id: query.workspaceId, credentials };
     await Promise.all(
       models.map(async (model) => {
-        const failed = await this.#embedOne(owner, model, query, vectors, paid);
+        const failed = await this.#embedOne(owner, model, { text, signal }, vectors, paid);
         note ??= failed;
       }),
     );
     return { vectors, paid, note };
   }
 
+  /** The vectors with what other stores found near them. */
+  async ask(
+    db: Queryable,
+    query: KnowledgeQuery,
+    vectors: readonly QueryVector[],
+  ): Promise<readonly QueryVector[]> {
+    const { remote } = this.#deps;
+    if (!remote) return vectors;
+    return Promise.all(
+      vectors.map(async (vector) => {
+        const hits = await remote.find(db, { ...query, vector });
+        return hits === null ? vector : { ...vector, remote: hits };
+      }),
+    );
+  }
+
   async #embedOne(
     owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
     model: VectorModel,
-    { text, signal }: Omit<KnowledgeQuery, 'limit'>,
+    { text, signal }: Pick<KnowledgeQuery, 'text' | 'signal'>,
     vectors: QueryVector[],
     paid: PaidEmbedding[],
   ): Promise<string | null> {
@@ -148,7 +176,7 @@ export class QueryEmbedder {
         code,
         ...(code === 'unexpected' ? { err: error } : {}),
       },
-      'knowledge is searched by words alone',
+      'a search is made by words alone',
     );
     return note;
   }
@@ -169,7 +197,7 @@ export async function findKnowledge(
     agentId: query.agentId,
     query: query.text,
     limit: query.limit,
-    vectors: embedded.vectors,
+    vectors: (await deps.queries?.ask(deps.db, query, embedded.vectors)) ?? [],
   });
   return { chunks, paid: embedded.paid, note: embedded.note };
 }

@@ -100,6 +100,7 @@ async function executeSteps(
     agentId: run.agent_id,
     selected: selectedToolNames(run.settings.selected_tools),
     hasKnowledge: run.agent.has_knowledge,
+    hasMessages: run.agent.has_messages,
     capabilities: run.agent.capabilities,
   });
   const missingTools = selectedToolNames(run.settings.selected_tools).filter((name) => !tools.has(name));

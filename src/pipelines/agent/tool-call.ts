@@ -9,7 +9,7 @@ import { toolResultText } from './context.ts';
 import { RunMustWait } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { isSettled, settledContent } from './replay.ts';
-import { type Citation, type Tool, type ToolContext, ToolError } from './tools.ts';
+import { type Tool, type ToolContext, ToolError, type ToolResult } from './tools.ts';
 
 /** Calls of one answer beyond this many are not made: no model needs them, and each one costs. */
 const MAX_CALLS_PER_TURN = 64;
@@ -227,7 +227,7 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
     status: 'completed' | 'failed',
     content: string,
     code: string | null,
-    citations: readonly Citation[] = [],
+    citations: ToolResult['citations'] = [],
   ): void => {
     const duration = performance.now() - started;
     one.content = toolResultText(content, turn.contextWindowSize);

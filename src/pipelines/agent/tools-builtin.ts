@@ -4,11 +4,17 @@ import { findChannel } from '../../db/conversations.ts';
 import type { Queryable } from '../../db/database.ts';
 import { isStatementTimeout } from '../../db/retry.ts';
 import { citationsOf, knowledgeAsText } from './context.ts';
+import { citationsOfMessages, findMessages, messagesAsText } from './found-messages.ts';
 import { findKnowledge, type PaidEmbedding, type QueryEmbedder } from './query-embedding.ts';
 import { type Tool, type ToolContext, ToolError, type ToolResult, type ToolSource } from './tools.ts';
 
 /** Names of the built-in tools, for metrics and documentation. */
-export const builtInToolNames = ['current_time', 'search_knowledge', 'send_message'] as const;
+export const builtInToolNames = [
+  'current_time',
+  'search_knowledge',
+  'search_messages',
+  'send_message',
+] as const;
 
 /** Characters of a query that are searched for. */
 const LONGEST_QUERY = 1000;
@@ -17,7 +23,8 @@ const LONGEST_QUERY = 1000;
 type Deps = { readonly db: Queryable; readonly now: () => Date; readonly queries?: QueryEmbedder };
 
 /**
- * The built-in source. `current_time` is always there, `search_knowledge` where the agent has knowledge.
+ * The built-in source. `current_time` is always there, `search_knowledge` where the agent has knowledge, `search_messages` where its
+ * workspace has messages embedded.
  * `send_message` writes, so it is there only when the task selects it or the agent's capabilities name it.
  */
 export function builtInTools(deps: Deps): ToolSource {
@@ -26,6 +33,7 @@ export function builtInTools(deps: Deps): ToolSource {
     async list(selection) {
       const tools = [currentTime(deps)];
       if (selection.hasKnowledge) tools.push(searchKnowledge(deps));
+      if (selection.hasMessages) tools.push(searchMessages(deps));
       if (
         selection.selected.includes('send_message') ||
         hasCapability(selection.capabilities, 'send_message')
@@ -97,22 +105,58 @@ function searchKnowledge(deps: Deps): Tool {
           spent = some;
         },
       ).catch((error: unknown) => {
-        if (!isStatementTimeout(error)) throw error;
-        throw new ToolError(
-          'search_timeout',
-          'The search took too long. Search for fewer or rarer words.',
-          spent,
-        );
+        throw isStatementTimeout(error) ? tookTooLong(spent) : error;
       });
       const text = chunks.length === 0 ? 'Nothing was found.' : knowledgeAsText(chunks);
       return {
-        content: note === null ? text : `(Searched by words alone: ${note}.)\n\n${text}`,
+        content: byWords(note, text),
         citations: citationsOf(chunks),
         paid,
       };
     },
   );
 }
+
+function searchMessages(deps: Deps): Tool {
+  return define(
+    {
+      name: 'search_messages',
+      description:
+        'Searches what was said before in your conversations and channels and returns the messages that fit best, with who said them and when.',
+      effect: 'read',
+      schema: z.object({
+        query: z.string().min(1).describe('What to look for, in a few words.'),
+        limit: z.int().min(1).max(20).optional(),
+      }),
+    },
+    async ({ query, limit }, context) => {
+      let spent: readonly PaidEmbedding[] = [];
+      // where to look comes from the run, never from the model
+      const { workspaceId, agentId, userId, signal } = context;
+      const { messages, paid, note } = await findMessages(
+        deps,
+        { workspaceId, agentId, userId, text: query.slice(0, LONGEST_QUERY), limit: limit ?? 5, signal },
+        (some) => {
+          spent = some;
+        },
+      ).catch((error: unknown) => {
+        throw isStatementTimeout(error) ? tookTooLong(spent) : error;
+      });
+      const text = messages.length === 0 ? 'Nothing was found.' : messagesAsText(messages);
+      return {
+        content: byWords(note, text),
+        citations: citationsOfMessages(messages),
+        paid,
+      };
+    },
+  );
+}
+
+const byWords = (note: string | null, text: string): string =>
+  note === null ? text : `(Searched by words alone: ${note}.)\n\n${text}`;
+
+const tookTooLong = (spent: readonly PaidEmbedding[]): ToolError =>
+  new ToolError('search_timeout', 'The search took too long. Search for fewer or rarer words.', spent);
 
 function sendMessage(deps: Deps): Tool {
   return define(

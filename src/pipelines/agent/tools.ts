@@ -27,7 +27,7 @@ export type ToolResult = {
   /** Effects in our own database: they commit together with the call's outcome, so they happen exactly once. */
   readonly messages?: readonly MessageChange[];
   /** Where what it says comes from; journaled with it. */
-  readonly citations?: readonly Citation[];
+  readonly citations?: readonly (Citation | MessageCitation)[];
   /** What embeddings for it have cost. */
   readonly paid?: readonly PaidEmbedding[];
 };
@@ -38,6 +38,18 @@ export type Citation = {
   readonly source: string;
   readonly page: number | null;
   readonly heading: string | null;
+};
+
+/** A message by its place. */
+export type MessageCitation = {
+  readonly message_id: string;
+  readonly conversation_id?: string;
+  readonly channel_id?: string;
+  /** Of the conversation or channel. */
+  readonly title: string | null;
+  readonly role: string;
+  /** ISO 8601. */
+  readonly said_at: string;
 };
 
 /** A call failed in a way that the model should know of and may correct. */
@@ -79,6 +91,8 @@ export type ToolSelection = {
   /** Names that the task selected; empty means the agent's usual ones. */
   readonly selected: readonly string[];
   readonly hasKnowledge: boolean;
+  /** Whether the workspace has its messages embedded, and the agent is its own. */
+  readonly hasMessages: boolean;
   readonly capabilities: unknown;
 };
 

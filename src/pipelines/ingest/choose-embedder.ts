@@ -16,17 +16,29 @@ export type EmbedderChoiceDeps = {
 
 const PROVIDER = 'openai';
 
-/** Chooses the embedder of a workspace. Keys of other tenants are never considered. Throws DocumentError: `no_credentials`. */
+/**
+ * Chooses the embedder of a workspace. Keys of other tenants are never considered. Throws DocumentError: `no_credentials`.
+ *
+ * @param model what its vectors must be of; null: what the configuration says, or stands in for it
+ */
 export function embedderOf(
   deps: EmbedderChoiceDeps,
   owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
+  model: { readonly model: string; readonly dimensions: number } | null = null,
 ): ChosenEmbedder {
   const own = owner.credentials.find((c) => c.provider.toLowerCase() === PROVIDER && c.secret !== null);
   const credential =
     own === undefined
       ? null
       : { apiKey: opened(deps, own, owner.workspace_id), baseUrl: deps.config.openai.baseUrl };
-  const embedder = chooseEmbedder(deps.config, deps.catalog, credential);
+  const config = model === null ? deps.config : { ...deps.config, embedding: model };
+  const embedder = chooseEmbedder(config, deps.catalog, credential);
+  if (model !== null && embedder.model !== model.model) {
+    throw new DocumentError(
+      'no_credentials',
+      `There is no key for the embedding model ${model.model}. Set OPENAI_API_KEY or OPENAI_BASE_URL for the worker, or give the workspace a key.`,
+    );
+  }
   return { provider: embedder.model === FEATURE_HASH_MODEL ? 'agentd' : PROVIDER, embedder };
 }
 

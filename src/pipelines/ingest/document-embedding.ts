@@ -22,6 +22,7 @@ const REFUSED_SHARE = 0.1;
 
 export class DocumentEmbedding implements LaneMember {
   readonly workspaceId: string;
+  readonly isBackground: boolean;
   readonly embedder: Embedder;
   readonly signal: AbortSignal;
   readonly #givesUp = new AbortController();
@@ -59,6 +60,7 @@ export class DocumentEmbedding implements LaneMember {
     this.#lane = lanes.of(embedder);
     this.embedder = embedder;
     this.workspaceId = options.workspaceId;
+    this.isBackground = options.isBackground ?? false;
     this.signal = options.signal;
     this.#onEmbedded = options.onEmbedded;
     this.#buffer = new ChunkBuffer(
@@ -89,6 +91,8 @@ export class DocumentEmbedding implements LaneMember {
 
   get isReady(): boolean {
     if (this.#failure || this.#isOver || this.#unstored >= MAX_UNSTORED) return false;
+    // what a crash would pay again: where storing is what takes the time, answers that wait for it count as requests
+    if (this.#unstored > 0 && this.#unstored + this.#inFlight >= this.#lanes.maxInFlight) return false;
     return this.#again.length > 0 || (this.#troubled.size === 0 && this.#buffer.isReady);
   }
 

@@ -28,6 +28,8 @@ export type EmbeddedBatch = {
 export type EmbedOptions = {
   /** Workspaces take turns at a key, and so do the documents of one. */
   readonly workspaceId: string;
+  /** Sent when nobody else has a request for this key and model; false when left out. */
+  readonly isBackground?: boolean;
   readonly signal: AbortSignal;
   /** Called for one batch after the other. What it rejects with ends the document. */
   readonly onEmbedded: (batch: EmbeddedBatch) => Promise<void>;
@@ -57,13 +59,14 @@ const MAX_LANES = 500;
 export class EmbeddingLanes {
   readonly deps: LaneDeps;
   readonly patienceMs: number;
-  readonly #maxInFlight: number;
+  /** Requests in flight at once for one key and model; of one document, with its answers that are not stored yet. */
+  readonly maxInFlight: number;
   readonly #lanes = new Map<string, EmbeddingLane>();
 
   constructor(deps: LaneDeps, options: EmbeddingLanesOptions = {}) {
     this.deps = deps;
     this.patienceMs = options.patienceMs ?? PATIENCE_MS;
-    this.#maxInFlight = options.maxInFlight ?? MAX_IN_FLIGHT;
+    this.maxInFlight = options.maxInFlight ?? MAX_IN_FLIGHT;
   }
 
   /** The lane of an embedder's key and model. Idle ones are forgotten when there are too many. */
@@ -72,7 +75,7 @@ export class EmbeddingLanes {
     const lane =
       this.#lanes.get(id) ??
       new EmbeddingLane(embedder.limitKey, this.deps, {
-        maxInFlight: this.#maxInFlight,
+        maxInFlight: this.maxInFlight,
         patienceMs: this.patienceMs,
       });
     this.#lanes.delete(id);

@@ -18,6 +18,8 @@ import { Turns } from './embedding-turns.ts';
 /** A document, as the lane sees it. */
 export type LaneMember = {
   readonly workspaceId: string;
+  /** Its requests are sent when no other member has one. */
+  readonly isBackground: boolean;
   readonly embedder: Embedder;
   /** Ends its requests. */
   readonly signal: AbortSignal;
@@ -50,6 +52,8 @@ export type LaneDeps = {
   readonly limiter: RateLimiter | null;
   readonly random?: () => number;
   readonly onRequest?: (outcome: EmbeddingRequestOutcome) => void;
+  /** A request was sent, or is over. */
+  readonly onInFlight?: (change: 1 | -1) => void;
 };
 
 export type LaneOptions = {
@@ -137,7 +141,9 @@ export class EmbeddingLane {
 
   async #pump(): Promise<void> {
     while (this.#inFlight < this.width) {
-      const member = this.#members.next((one) => one.isReady);
+      const member =
+        this.#members.next((one) => one.isReady && !one.isBackground) ??
+        this.#members.next((one) => one.isReady);
       if (!member) break;
       const batch = member.take(this.#requestLimits(member.embedder));
       this.#inFlight++;
@@ -199,8 +205,11 @@ export class EmbeddingLane {
     const sentAt = clock.elapsed();
     const sent =
       this.#key === null ? undefined : limiter?.sent(this.#key, place, () => batch.tokens * BYTES_PER_TOKEN);
+    this.#deps.onInFlight?.(1);
     try {
-      const answer = await member.embedder.embed(batch.texts, { signal: member.signal });
+      const answer = await member.embedder.embed(batch.texts, { signal: member.signal }).finally(() => {
+        this.#deps.onInFlight?.(-1);
+      });
       sent?.answered(answer.limits, {
         promptTokens: answer.tokens,
         completionTokens: 0,

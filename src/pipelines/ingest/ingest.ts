@@ -30,6 +30,7 @@ import type { Embedder } from '../../providers/embeddings.ts';
 import { JobAborted } from '../../queue/errors.ts';
 import type { DocumentChunk, DocumentHints, ProcessedDocument } from './document.ts';
 import { type EmbeddingLanes, embedChunks } from './embed.ts';
+import { embeddingKey, vectorsAtOnce } from './embedding-key.ts';
 
 /** What a document was read from. */
 export type FetchedInput = {
@@ -61,7 +62,10 @@ export type IngestDeps = {
   readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder;
   readonly lanes: EmbeddingLanes;
   /** Sees that the model's vectors have an index before the first of them is stored. Where there is none, search is slower. */
-  readonly prepareIndex: (embedder: Pick<Embedder, 'model' | 'dimensions'>) => Promise<unknown>;
+  readonly prepareIndex: (
+    embedder: Pick<Embedder, 'model' | 'dimensions'>,
+    coming: number,
+  ) => Promise<unknown>;
   readonly onStage?: (stage: StageLog['step'], seconds: number) => void;
 };
 
@@ -85,8 +89,6 @@ const LOOKUP = 500;
 const DELETE_AT_ONCE = 500;
 /** So long what became of an attempt waits for a row that somebody holds, in milliseconds; then the reconciler finds the document. */
 const LAST_WORDS_MS = 5_000;
-/** Numbers of vectors in one statement. */
-const NUMBERS_AT_ONCE = 40_000;
 
 /** Attempts that failed for passing reasons, after which the document has failed. */
 export const MOST_ATTEMPTS = 8;
@@ -199,6 +201,8 @@ async function attempt(
       factsOf(input, digest, processed, embedder, stored.refused),
     );
     if (!done) return { kind: 'lost' } as const;
+    // many small documents together may be enough for one
+    await deps.prepareIndex(embedder, 0);
     while ((await deleteOldChunks(db, document.id, DELETE_AT_ONCE)) === DELETE_AT_ONCE);
     note({ generation });
     return { kind: 'completed', chunks: processed.chunks.length, embedded: stored.embedded } as const;
@@ -226,20 +230,20 @@ async function embedAll(
     missing.push(...some.filter((chunk) => !known.has(chunk.index)));
   }
   if (missing.length === 0) return totals;
-  await deps.prepareIndex(embedder);
+  await deps.prepareIndex(embedder, missing.length);
   await embedChunks({ lanes: deps.lanes, embedder }, missing, {
     workspaceId: document.workspace_id,
     signal,
     onEmbedded: async (batch) => {
       let paid = { tokens: batch.tokens, costMicros: batch.costMicros };
-      // a few at once: writing numbers as text is work on the daemon's own thread
-      const atOnce = Math.max(1, Math.floor(NUMBERS_AT_ONCE / embedder.dimensions));
+      // a few at once: each statement holds the document's row
+      const atOnce = vectorsAtOnce(embedder.dimensions);
       for (let from = 0; from < batch.chunks.length; from += atOnce) {
         const rows = batch.chunks.slice(from, from + atOnce).map(({ chunk, embedding, reason }): ChunkRow => {
           const row = rowOf(chunk, embedder);
           return embedding === null
             ? { ...row, metadata: { not_embedded: reason }, embedding: null }
-            : { ...row, embedding: vectorLiteral(embedding) };
+            : { ...row, embedding };
         });
         const isOwn = await storeEmbeddedChunks(deps.db, document, {
           generation,
@@ -263,26 +267,19 @@ async function embedAll(
   return totals;
 }
 
-/** Nine digits say a 32-bit number exactly. */
-function vectorLiteral(vector: Float32Array): string {
-  return `[${Array.from(vector, (x) => x.toPrecision(9)).join(',')}]`;
-}
-
 function rowOf(chunk: DocumentChunk, embedder: Embedder): Omit<ChunkRow, 'embedding'> {
-  const key = createHash('sha256').update(
-    JSON.stringify([embedder.model, embedder.dimensions, chunk.embedText]),
-  );
   return {
     chunk_index: chunk.index,
     content: chunk.content,
     content_sha256: createHash('sha256').update(chunk.content).digest('hex'),
     embedding_model: embedder.model,
-    embedding_key: `\\x${key.digest('hex')}`,
+    embedding_key: embeddingKey(embedder, chunk.embedText),
     token_count: chunk.tokens,
     page: chunk.page,
     heading_path: chunk.headingPath,
     char_start: chunk.start,
     char_end: chunk.end,
+    embed_prefix: chunk.embedText.slice(0, chunk.embedText.length - chunk.content.length),
     metadata: {},
   };
 }

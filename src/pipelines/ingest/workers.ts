@@ -8,6 +8,7 @@
  */
 import { isMarkedAsUntransferable, Worker } from 'node:worker_threads';
 import { type Clock, systemClock, type Timer } from '../../clock.ts';
+import type { ThreadEnd } from '../../telemetry/document-metrics.ts';
 import {
   type DocumentChunk,
   DocumentError,
@@ -28,8 +29,19 @@ export type DocumentWorkersOptions = {
   readonly pdfEngine?: PdfEngineName;
   /** Megabytes of JavaScript objects that a thread may hold; PDFium's own memory is bounded apart from it. */
   readonly heapMb?: number;
+  /** Megabytes that the process may grow by while a document is read, whatever of it grows. */
+  readonly growthMb?: number;
+  /** A thread was ended in the middle of a document: told why. */
+  readonly onKilled?: (reason: ThreadEnd) => void;
 };
 
+/**
+ * What the process may grow by while a thread reads: its heap, PDFium's half gigabyte, the file, and room. Buffers are not part of a
+ * thread's heap, and nobody else bounds them: pdf.js inflates a stream as a whole, and 3 MB of a file became 5 GB.
+ */
+const GROWTH_MB = 2560;
+/** How often that is looked at, in milliseconds; a second of inflating is some hundred megabytes. */
+const LOOK_MS = 200;
 /** A thread's heap. The text of 20 million characters, its lines and its passages take about half of it. */
 const HEAP_MB = 1536;
 const IDLE_MS = 30_000;
@@ -51,6 +63,8 @@ type Thread = {
   readonly worker: Worker;
   job: Job | null;
   deadline: Timer | null;
+  /** The next look at the process's memory. */
+  look: Timer | null;
   idle: Timer | null;
   documents: number;
   /** Settles when it is gone; null while it is not ending. */
@@ -71,6 +85,8 @@ export class DocumentWorkers {
   readonly #idleMs: number;
   readonly #pdfEngine: PdfEngineName;
   readonly #heapMb: number;
+  readonly #growthBytes: number;
+  readonly #onKilled: (reason: ThreadEnd) => void;
   readonly #threads = new Set<Thread>();
   readonly #queue: Job[] = [];
   #isStopped = false;
@@ -81,6 +97,8 @@ export class DocumentWorkers {
     this.#idleMs = options.idleMs ?? IDLE_MS;
     this.#pdfEngine = options.pdfEngine ?? 'pdfium';
     this.#heapMb = options.heapMb ?? HEAP_MB;
+    this.#growthBytes = (options.growthMb ?? GROWTH_MB) * 1024 * 1024;
+    this.#onKilled = options.onKilled ?? (() => {});
   }
 
   /** Threads that are alive. */
@@ -150,6 +168,7 @@ export class DocumentWorkers {
       worker,
       job: null,
       deadline: null,
+      look: null,
       idle: null,
       documents: 0,
       ended: null,
@@ -171,6 +190,7 @@ export class DocumentWorkers {
     thread.worker.ref();
     const { timeoutMs } = job.limits;
     thread.deadline = this.#clock.after(timeoutMs, () => void this.#end(thread, timedOut(timeoutMs)));
+    this.#watch(thread, process.memoryUsage.rss());
     const bytes = ownBytes(job.bytes);
     const { hints, limits, chunking } = job;
     const request: ProcessRequest = {
@@ -182,6 +202,17 @@ export class DocumentWorkers {
       pdfEngine: this.#pdfEngine,
     };
     thread.worker.postMessage(request, [bytes.buffer as ArrayBuffer]);
+  }
+
+  /** Ends a thread under which the process grows too much. With several threads the one that is found is not always the one to blame. */
+  #watch(thread: Thread, before: number): void {
+    thread.look = this.#clock.after(LOOK_MS, () => {
+      if (process.memoryUsage.rss() - before <= this.#growthBytes) this.#watch(thread, before);
+      else {
+        const most = Math.round(this.#growthBytes / 1024 / 1024);
+        void this.#end(thread, tooLarge(`Reading the document takes more than ${most} MB of memory`));
+      }
+    });
   }
 
   #receive(thread: Thread, message: ThreadAnswer): void {
@@ -212,6 +243,8 @@ export class DocumentWorkers {
   #release(thread: Thread): void {
     thread.deadline?.cancel();
     thread.deadline = null;
+    thread.look?.cancel();
+    thread.look = null;
     thread.job = null;
     thread.facts = null;
     thread.chunks = [];
@@ -230,10 +263,12 @@ export class DocumentWorkers {
   async #end(thread: Thread, reason: unknown): Promise<void> {
     if (thread.ended) return;
     thread.deadline?.cancel();
+    thread.look?.cancel();
     thread.idle?.cancel();
     const { job } = thread;
     thread.job = null;
     thread.ended = thread.worker.terminate();
+    if (job && !this.#isStopped) this.#onKilled(killedBy(reason));
     if (job) settle(job, () => job.reject(reason));
     await thread.ended;
     this.#threads.delete(thread);
@@ -249,6 +284,12 @@ export class DocumentWorkers {
     }
     for (const thread of this.#threads) if (thread.job === job) void this.#end(thread, reason);
   }
+}
+
+function killedBy(reason: unknown): ThreadEnd {
+  if (!(reason instanceof DocumentError)) return 'aborted';
+  if (reason.code === 'timeout') return 'timeout';
+  return reason.code === 'too_large' ? 'memory' : 'crash';
 }
 
 function settle(job: Job, how: () => void): void {

@@ -13,6 +13,7 @@ export const agent: ClaimedAgent = {
   approval_policy: 'none',
   persona: null,
   has_knowledge: false,
+  has_messages: false,
 };
 
 export function claimedRun(changes: Partial<ClaimedRun> = {}): ClaimedRun {

@@ -163,6 +163,7 @@ describe('the tool', () => {
       agentId: agent,
       selected: [],
       hasKnowledge: true,
+      hasMessages: false,
       capabilities: null,
     });
     const search = tools.find((one) => one.definition.function.name === 'search_knowledge');

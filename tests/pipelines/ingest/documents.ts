@@ -1,6 +1,6 @@
 /** Documents and archives for the tests of extraction. */
 import { readFileSync } from 'node:fs';
-import { crc32, deflateRawSync } from 'node:zlib';
+import { crc32, deflateRawSync, deflateSync } from 'node:zlib';
 import {
   DOCUMENT_LIMITS,
   DocumentError,
@@ -139,4 +139,18 @@ export function pdfOfPages(pages: readonly (readonly string[])[]): Uint8Array {
     );
   }
   return pdf(objects);
+}
+
+/** A PDF of one line whose page inflates to so many megabytes of blanks. */
+export function pdfThatInflates(megabytes: number): Uint8Array {
+  const blanks = Buffer.alloc(megabytes * 1024 * 1024, ' ');
+  blanks.write('BT /F1 11 Tf 72 720 Td (Coffee is a plant.) Tj ET');
+  const content = `${deflateSync(blanks, { level: 1 }).toString('hex')}>`;
+  return pdf([
+    '<< /Type /Catalog /Pages 2 0 R >>',
+    '<< /Type /Pages /Kids [4 0 R] /Count 1 /MediaBox [0 0 612 792] >>',
+    '<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>',
+    '<< /Type /Page /Parent 2 0 R /Contents 5 0 R /Resources << /Font << /F1 3 0 R >> >> >>',
+    `<< /Length ${content.length} /Filter [/ASCIIHexDecode /FlateDecode] >>\nstream\n${content}\nendstream`,
+  ]);
 }

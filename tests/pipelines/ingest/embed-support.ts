@@ -90,7 +90,11 @@ export function lanesOf(
 export function start(
   deps: { lanes: EmbeddingLanes; embedder: Embedder },
   given: Parameters<typeof embedChunks>[1],
-  options: { workspaceId?: string; onEmbedded?: (batch: EmbeddedBatch) => Promise<void> } = {},
+  options: {
+    workspaceId?: string;
+    isBackground?: boolean;
+    onEmbedded?: (batch: EmbeddedBatch) => Promise<void>;
+  } = {},
 ): Run {
   const run = {
     batches: [] as EmbeddedBatch[],
@@ -100,6 +104,7 @@ export function start(
   };
   const finished = embedChunks(deps, given, {
     workspaceId: options.workspaceId ?? 'workspace',
+    isBackground: options.isBackground ?? false,
     signal: run.stop.signal,
     onEmbedded: async (batch) => {
       await options.onEmbedded?.(batch);

@@ -32,6 +32,19 @@ describe('requests', () => {
     expect(world.server.mostOpen).toBe(4);
   });
 
+  test('of what can wait are sent when nobody else has one', async () => {
+    const gate = Promise.withResolvers<void>();
+    world.server.respond((_, index) => (index === 0 ? { delay: gate.promise } : {}));
+    const deps = world.ready({ maxItems: 1, maxInFlight: 1 });
+    const background = start(deps, chunks(6, 5, 'move'), { workspaceId: 'a', isBackground: true });
+    await world.server.waitForRequests(1);
+    const others = ['b', 'c'].map((workspaceId) => start(deps, chunks(3, 5, workspaceId), { workspaceId }));
+    gate.resolve();
+    await Promise.all([background, ...others].map(({ finished }) => finished));
+    const order = world.server.requests.map(({ texts }) => texts[0]?.split(' ')[0]);
+    expect(order).toEqual(['move', 'b', 'c', 'b', 'c', 'b', 'c', 'move', 'move', 'move', 'move', 'move']);
+  });
+
   test('hold a text once, however often the document says it', async () => {
     const given = Array.from({ length: 50 }, (_, i) =>
       chunk(i, i % 2 === 0 ? 'the same on every page' : `page ${i}`),

@@ -3,7 +3,7 @@ import { afterEach, expect, test } from 'vitest';
 import { DOCUMENT_LIMITS, type ProcessedDocument } from '../../../src/pipelines/ingest/document.ts';
 import { DocumentWorkers, type DocumentWorkersOptions } from '../../../src/pipelines/ingest/workers.ts';
 import { handClock } from '../../support/hand-clock.ts';
-import { codeOf, extract, fixture, NO_HINTS, pdfOfPages } from './documents.ts';
+import { codeOf, extract, fixture, NO_HINTS, pdfOfPages, pdfThatInflates } from './documents.ts';
 
 const CHUNKING = { maxTokens: 128, overlapTokens: 16 };
 const started: DocumentWorkers[] = [];
@@ -70,7 +70,8 @@ test('a document’s failure is its reason, and the thread goes on', async () =>
 
 test('a deadline ends the thread in the middle of its work; the document that waits gets a new one', async () => {
   const clock = handClock();
-  const pool = workers({ clock });
+  const killed: string[] = [];
+  const pool = workers({ clock, onKilled: (reason) => killed.push(reason) });
   const slow = process(pool, endless());
   const code = codeOf(slow);
   const next = process(pool, fixture('handbook.html'));
@@ -78,10 +79,12 @@ test('a deadline ends the thread in the middle of its work; the document that wa
   expect(await code).toBe('timeout');
   expect((await next).format).toBe('html');
   expect(pool.threads).toBe(1);
+  expect(killed).toEqual(['timeout']);
 });
 
 test('an abort ends the document that is being read, or that waits, with its own reason', async () => {
-  const pool = workers();
+  const killed: string[] = [];
+  const pool = workers({ onKilled: (reason) => killed.push(reason) });
   const [first, second] = [new AbortController(), new AbortController()];
   const reading = process(pool, endless(), first.signal);
   const waiting = process(pool, fixture('handbook.html'), second.signal);
@@ -90,15 +93,26 @@ test('an abort ends the document that is being read, or that waits, with its own
   await expect(waiting).rejects.toThrow('no longer wanted');
   first.abort(new Error('draining'));
   await expect(reading).rejects.toThrow('draining');
+  expect(killed, 'of one that waits there is no thread').toEqual(['aborted']);
   expect((await last).format).toBe('markdown');
   const late = AbortSignal.abort(new Error('too late'));
   await expect(process(pool, fixture('handbook.md'), late)).rejects.toThrow('too late');
 });
 
 test('a thread out of memory fails that document alone', async () => {
-  const pool = workers({ heapMb: 48 });
+  const killed: string[] = [];
+  const pool = workers({ heapMb: 48, onKilled: (reason) => killed.push(reason) });
   const hog = new TextEncoder().encode('a,b,c,d\n'.repeat(3_000_000));
   expect(await codeOf(process(pool, hog))).toBe('too_large');
+  expect((await process(pool, fixture('handbook.html'))).format).toBe('html');
+  expect(killed).toEqual(['memory']);
+});
+
+test('a thread whose buffers grow, which are no part of its heap, fails that document alone', async () => {
+  const killed: string[] = [];
+  const pool = workers({ pdfEngine: 'pdf-parse', growthMb: 100, onKilled: (reason) => killed.push(reason) });
+  expect(await codeOf(process(pool, pdfThatInflates(300)))).toBe('too_large');
+  expect(killed).toEqual(['memory']);
   expect((await process(pool, fixture('handbook.html'))).format).toBe('html');
 });
 
