@@ -5,8 +5,8 @@ import { describe, expect, it } from 'vitest';
 const root = new URL('../..', import.meta.url).pathname;
 const document = readFileSync(join(root, 'docs/sql-interface.md'), 'utf8');
 
-/** Codes that never reach a row: the caller's own abort, and what retrying hides. */
-const NEVER_STORED = new Set(['aborted', 'bad_key']);
+/** Codes that never reach a row of a run: the caller's own abort, what retrying hides, and what keeps messages waiting for vectors. */
+const NEVER_STORED = new Set(['aborted', 'bad_key', 'row_locked']);
 
 function source(folder: string): string {
   return readdirSync(join(root, 'src', folder), { recursive: true, withFileTypes: true })
