@@ -27,8 +27,6 @@ const CHUNKS = 2_000;
 /** Of a request, with vectors of this size; and passages that are stored when the last worker dies. */
 const A_REQUEST = 125;
 const LAST_TARGET = 1_600;
-/** Requests of a document at most that are not answered, or whose answers are not stored. */
-const MOST_IN_FLIGHT = 8;
 const PATIENCE_MS = 240_000;
 
 /** What was found at one kill. */
@@ -103,10 +101,11 @@ export async function killWhileEmbedding(
       const before = found.at(-1)?.stored ?? 0;
       // each has stored something before it dies, and no run of luck completes the edition
       const target = Math.max(Math.ceil(((kill + 1) * LAST_TARGET) / kills), before + 1);
-      const answers = Math.ceil((target - before) / A_REQUEST) + (kill % 3);
+      let left = target - before + (kill % 3) * A_REQUEST;
       const answered: EmbeddingRequest[] = [];
       server.respond((request) => {
-        if (answered.length >= answers) return { delay: never };
+        if (left <= 0) return { delay: never };
+        left -= request.texts.length;
         answered.push(request);
         return { delay: pause(ANSWER_MS) };
       });
@@ -161,45 +160,6 @@ export async function killWhileEmbedding(
     await Promise.all(daemons.map((daemon) => daemon.kill()));
     await server.close();
   }
-}
-
-/** What broke, as sentences; none: everything held. */
-export function brokenByKills(report: DocumentKillReport): string[] {
-  const { kills, searched } = report;
-  const lost = kills.reduce((sum, kill) => sum + kill.lost, 0);
-  const most = Math.max(...kills.map((kill) => kill.open + kill.answered));
-  const facts: readonly (readonly [boolean, string])[] = [
-    [report.rejected.length > 0, `the peer refused ${JSON.stringify(report.rejected[0])}`],
-    [
-      searched.first === 0 || searched.second === 0,
-      `editions were not both found: ${JSON.stringify(searched)}`,
-    ],
-    [searched.wrong > 0, `${searched.wrong} searches found neither edition, or both`],
-    [searched.back > 0, `${searched.back} searches found the first edition after the second one`],
-    [lost === 0, 'no kill hit anything'],
-    [most > MOST_IN_FLIGHT, `${most} requests were in flight at a kill`],
-    [
-      report.repeats !== lost,
-      `${report.repeats} passages were paid again, ${lost} were in flight and not stored`,
-    ],
-    [report.unexplained > 0, `${report.unexplained} passages were paid again and had been stored`],
-    [report.hash !== report.undisturbed, 'the passages are not those of an undisturbed run'],
-  ];
-  return facts.flatMap(([isBroken, fact]) => (isBroken ? [fact] : []));
-}
-
-/** Lines to print. */
-export function describeKills(report: DocumentKillReport): string[] {
-  const { kills, searched } = report;
-  const sum = (of: (kill: DocumentKill) => number): number => kills.reduce((all, kill) => all + of(kill), 0);
-  const broken = brokenByKills(report);
-  return [
-    `${kills.length} kills in ${Math.round(report.seconds)} s, ${report.chunks} passages; in flight at the kills ${sum((k) => k.inFlight)}, paid again ${report.repeats}, paid again though stored ${report.unexplained}`,
-    `${searched.first} searches found the first edition, then ${searched.second} the second, ${searched.wrong} neither or both; the longest took ${Math.round(searched.longestMs)} ms`,
-    `passages, offsets and vectors: ${report.hash.slice(0, 16)}, undisturbed ${report.undisturbed.slice(0, 16)}`,
-    ...broken.map((fact) => `BROKEN: ${fact}`),
-    broken.length === 0 ? 'Everything held.' : `${broken.length} invariants broke.`,
-  ];
 }
 
 const addText = (db: Database, owner: Platform, content: string): Promise<string> =>

@@ -11,7 +11,8 @@ import { type Database, openDatabase } from '../../src/db/database.ts';
 import { migrateUp } from '../../src/db/migrate.ts';
 import { databaseUrl } from '../support/global-setup.ts';
 import { type ChaosPlan, runChaos } from './chaos.ts';
-import { brokenByKills, describeKills, killWhileEmbedding } from './documents.ts';
+import { brokenByKills, describeKills } from './document-report.ts';
+import { killWhileEmbedding } from './documents.ts';
 import { describeReport } from './report.ts';
 import { findPostgres, type Server, startServer } from './server.ts';
 

@@ -1,6 +1,7 @@
 /** Workers that are killed in the middle of embedding; `npm run chaos -- --documents 20` is the same with more kills. */
 import { describe, expect, test } from 'vitest';
-import { brokenByKills, killWhileEmbedding } from '../chaos/documents.ts';
+import { brokenByKills } from '../chaos/document-report.ts';
+import { killWhileEmbedding } from '../chaos/documents.ts';
 import { onServer, testDatabase } from '../support/database.ts';
 
 /** More than a document may lose its worker without getting on. */

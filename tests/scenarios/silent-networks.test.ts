@@ -134,8 +134,9 @@ describe('a network between a worker and its model', { concurrent: true }, () =>
   );
 });
 
-describe.concurrent.skipIf(!onServer)(
+describe.skipIf(!onServer)(
   'server-only: a database that is away for one and a half leases',
+  { concurrent: true },
   () => {
     test('no write is made twice, every run completes, and what is asked again is counted', async () => {
       await using own = await world();

@@ -15,7 +15,7 @@ import { type CorpusTool, corpus } from './corpus.ts';
 import { valuesFor } from './generate-arguments.ts';
 
 /** What was reached when this was written. It may rise; a fall means that models lose the guarantee of a shape for tools that had it. */
-const LEAST_STRICT = { servers: 130 / 165, all: 211 / 421 };
+const LEAST_STRICT = { servers: 130 / 165, all: 212 / 424 };
 const VALUES_EACH = 6;
 
 const tools = corpus.flatMap((file) => file.tools);

@@ -32,6 +32,15 @@ test('names that only look alike stay two', () => {
   expect(functionOf(made, 'delete')).toBe('delete');
 });
 
+test('a changed name has a hash and stays the same whatever else the server lists', () => {
+  const changed = ['files/create', 'files.create', 'dеlete', `${'x'.repeat(64)}_create`];
+  const together = named(...changed, 'files_create', 'd_lete', 'x'.repeat(64));
+  for (const tool of changed) {
+    expect(functionOf(named(tool), tool)).toMatch(/_[0-9a-f]{10}$/);
+    expect(functionOf(together, tool)).toBe(functionOf(named(tool), tool));
+  }
+});
+
 test("a tool that takes another's name with its hash does not take its calls", () => {
   const stolen = functionOf(named('files/delete'), 'files/delete') as string;
   const made = named('files/delete', stolen);
