@@ -144,6 +144,9 @@ async function agentd(files: readonly string[], embeddingUrl: string): Promise<R
       ...(process.env.BENCH_CONCURRENCY
         ? { AGENTD_QUEUES: `document-ingest=${process.env.BENCH_CONCURRENCY}` }
         : {}),
+    }).catch(async (error: unknown) => {
+      await rm(folder, { recursive: true });
+      throw error;
     });
     try {
       await db.pool.query(

@@ -232,6 +232,8 @@ export const domains: readonly Domain[] = [
         'A source whose vectors are to be sent to such a place, or deleted there.',
       ),
       'agentd.vector_copies': workers('A source whose vectors are there.'),
+      'agentd.zep_graphs': workers('A graph of GetZep’s that was made for such a place and a workspace.'),
+      'agentd.graph_episodes': workers('A passage in such a graph, by the id that GetZep gave it.'),
       'agentd.budget_counters': workers('What a monthly budget has used and set aside.'),
       'agentd.budget_reservations': workers('What is set aside for a call under way.'),
       'agentd.usage_reservations': workers(''),

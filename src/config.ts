@@ -76,6 +76,8 @@ export type Config = {
   };
   /** Pinecone's control plane; null: its own. */
   readonly pineconeUrl: string | null;
+  /** Zep's API, without its path; null: its own. */
+  readonly zepUrl: string | null;
   readonly queues: Readonly<Record<string, QueueConfig>>;
   readonly http: { readonly host: string; readonly port: number };
   readonly allowedPrivateHosts: readonly string[];
@@ -204,6 +206,7 @@ export function loadConfig(env: Env = process.env): Config {
       AWS_REGION: text('AWS_REGION') ?? undefined,
     },
     pineconeUrl: url('AGENTD_PINECONE_URL', ['http:', 'https:']),
+    zepUrl: url('AGENTD_ZEP_URL', ['http:', 'https:']),
     queues,
     http: {
       host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',

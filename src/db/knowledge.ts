@@ -13,6 +13,8 @@ export type Chunk = {
   readonly similarity: number | null;
   /** Of nearness and words together; only its order means something. */
   readonly score: number;
+  /** What a graph says that it says. */
+  readonly facts?: readonly string[];
 };
 
 /** A model whose vectors passages have. */
@@ -24,6 +26,9 @@ export type RemoteHits = {
   readonly generations: readonly number[];
   readonly hits: readonly { readonly source: string; readonly generation: number; readonly index: number }[];
 };
+
+/** Episodes that graphs found, best first, as those name them. */
+export type GraphHits = readonly { readonly store: string; readonly episode: string }[];
 
 /** A query as one model sees it. */
 export type QueryVector = VectorModel & {
@@ -53,6 +58,7 @@ const SEARCH_REMOTE: Statement = {
  * Never crosses a workspace. Best first; empty if nothing fits.
  *
  * @param search.vectors the query, embedded by each of the models that are searched; none: by words alone
+ * @param search.graph what graphs found: of no weight where the ledger has no such passage, or the agent may not read it
  * @param search.limit null: as many as its datastores say (max_results), else 5
  */
 export async function searchChunks(
@@ -63,20 +69,26 @@ export async function searchChunks(
     readonly query: string;
     readonly limit: number | null;
     readonly vectors?: readonly QueryVector[];
+    readonly graph?: GraphHits;
   },
 ): Promise<Chunk[]> {
+  const graph = search.graph ?? [];
   const vectors = search.vectors?.length ? search.vectors : [null];
   const found = await Promise.all(
     vectors.map((vector) =>
-      db.query<Chunk>(vector?.remote ? SEARCH_REMOTE : SEARCH, [
+      db.query<Chunk>(vector?.remote || graph.length > 0 ? SEARCH_REMOTE : SEARCH, [
         vector === null ? null : `[${Array.from(vector.vector).join(',')}]`,
         search.limit,
         search.workspaceId,
         search.agentId,
         search.query,
         vector?.model ?? null,
-        ...(vector?.remote
-          ? [vector.remote.sources, vector.remote.generations, JSON.stringify(vector.remote.hits)]
+        ...(vector?.remote || graph.length > 0
+          ? [
+              vector?.remote?.sources ?? [],
+              vector?.remote?.generations ?? [],
+              JSON.stringify([...(vector?.remote?.hits ?? []), ...graph]),
+            ]
           : []),
       ]),
     ),

@@ -38,6 +38,7 @@ import * as m0025 from './migrations/0025_remote_vectors.ts';
 import * as m0026 from './migrations/0026_message_embeddings.ts';
 import * as m0027 from './migrations/0027_embedding_migrations.ts';
 import * as m0028 from './migrations/0028_tenancy.ts';
+import * as m0029 from './migrations/0029_zep_graphs.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -68,6 +69,7 @@ const migrations: Record<string, Migration> = {
   '0026_message_embeddings': m0026,
   '0027_embedding_migrations': m0027,
   '0028_tenancy': m0028,
+  '0029_zep_graphs': m0029,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -10,6 +10,7 @@ import { toJson } from './json.ts';
 export type ClaimedStore = {
   readonly id: string;
   readonly datastore_id: string;
+  readonly kind: 'pinecone' | 'getzep';
   /** The datastore's workspace, in which its key is sealed. */
   readonly workspace_id: string;
   readonly lease_epoch: number;
@@ -69,7 +70,7 @@ update agentd.vector_stores s
   left join lateral (
     select d.config from public.datastores d join agentd.vector_stores l on l.datastore_id = d.id where l.id = c.id) d on true
  where s.id = c.id
-returning s.id, s.datastore_id, s.workspace_id, s.lease_epoch, s.attempts, s.retired_at is not null as is_retired,
+returning s.id, s.datastore_id, s.kind, s.workspace_id, s.lease_epoch, s.attempts, s.retired_at is not null as is_retired,
           case when s.retired_at is null then d.config else s.config end as config,
           s.retired_at is null and s.reconcile_at <= agentd.now() as is_reconcile_due, s.reconcile_place`,
     },
@@ -117,6 +118,8 @@ export type OutboxRow = {
   readonly generation: number | null;
   /** Of the generation that `sent_to` is about. */
   readonly sent_generation: number | null;
+  /** As of now: it may have become so since the claim. */
+  readonly is_store_retired: boolean;
 };
 
 /** Takes the next row of a store that is due; null: none is, or the claim is another's. */
@@ -143,7 +146,7 @@ next as (
      for update of o skip locked
 ),
 wanted as (
-  select n.*, k.generation as wanted
+  select n.*, k.generation as wanted, own.retired_at is not null as is_store_retired
     from next n
    cross join own
     left join public.knowledge_sources k
@@ -158,7 +161,7 @@ update agentd.vector_outbox o
     on c.store_id = w.store_id and c.source_id = w.source_id and c.workspace_id = w.workspace_id
  where (o.store_id, o.source_id, o.workspace_id) = (w.store_id, w.source_id, w.workspace_id)
 returning o.source_id, o.workspace_id, o.request, o.sent_to, o.attempts, w.claimed_at is not null or c.store_id is not null as is_known,
-          c.generation as copy_generation, c.chunks as copy_chunks, w.wanted as generation, w.sent_generation`,
+          c.generation as copy_generation, c.chunks as copy_chunks, w.wanted as generation, w.sent_generation, w.is_store_retired`,
     },
     [store.id, store.lease_epoch, leaseSeconds],
   );
@@ -481,7 +484,7 @@ export const SETTLED_SECONDS = 10;
 /** Values that one filter of Pinecone's takes. */
 const MOST_SOURCES = 10_000;
 
-/** Stores with vectors of a model that an agent may search. */
+/** Indexes with vectors of a model that an agent may search. */
 export function findSearchableStores(
   db: Queryable,
   search: {
@@ -510,7 +513,7 @@ select s.id, s.datastore_id, s.workspace_id, d.config, d.max_results, m.sources,
                         where a.agent_id = $2 and a.datastore_id = k.datastore_id and a.is_active)
             or exists (select 1 from public.agent_media_assignments a where a.agent_id = $2 and a.media_id = k.media_id))
      group by c.store_id) m
-  join agentd.vector_stores s on s.id = m.store_id and s.retired_at is null
+  join agentd.vector_stores s on s.id = m.store_id and s.kind = 'pinecone' and s.retired_at is null
   join public.datastores d on d.id = s.datastore_id
  where s.rest_until is null or s.rest_until <= agentd.now()`,
     },

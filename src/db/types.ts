@@ -212,6 +212,19 @@ export interface AgentdEmbeddingMigrations {
   workspace_id: string;
 }
 
+export interface AgentdGraphEpisodes {
+  asked_at: Generated<Timestamp>;
+  batch: string;
+  chunk_index: number;
+  episode_id: string | null;
+  generation: number;
+  is_refused: Generated<boolean>;
+  part: number;
+  source_id: string;
+  store_id: string;
+  workspace_id: string;
+}
+
 export interface AgentDiscordConnections {
   agent_id: string;
   channel_id: string | null;
@@ -441,6 +454,7 @@ export interface AgentdVectorStores {
   datastore_id: string;
   extra_vectors: Generated<number>;
   id: Generated<string>;
+  kind: Generated<string>;
   lease_epoch: Generated<number>;
   leased_until: Timestamp | null;
   /**
@@ -521,6 +535,12 @@ export interface AgentdWorkspaceOverview {
   runs_failed: number | null;
   runs_skipped: number | null;
   workspace_id: string | null;
+}
+
+export interface AgentdZepGraphs {
+  created_at: Generated<Timestamp>;
+  store_id: string;
+  workspace_id: string;
 }
 
 export interface AgentFeedback {
@@ -1662,6 +1682,7 @@ export interface DB {
   "agentd.budget_reservations": AgentdBudgetReservations;
   "agentd.dashboard_refreshes": AgentdDashboardRefreshes;
   "agentd.embedding_migrations": AgentdEmbeddingMigrations;
+  "agentd.graph_episodes": AgentdGraphEpisodes;
   "agentd.job_runs": AgentdJobRuns;
   "agentd.late_tasks": AgentdLateTasks;
   "agentd.locks": AgentdLocks;
@@ -1687,6 +1708,7 @@ export interface DB {
   "agentd.workspace_activity": AgentdWorkspaceActivity;
   "agentd.workspace_doors": AgentdWorkspaceDoors;
   "agentd.workspace_overview": AgentdWorkspaceOverview;
+  "agentd.zep_graphs": AgentdZepGraphs;
   agents: Agents;
   api_connections: ApiConnections;
   "auth.users": AuthUsers;

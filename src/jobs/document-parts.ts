@@ -14,12 +14,14 @@ import { EmbeddingLanes } from '../pipelines/ingest/embed.ts';
 import type { ChosenEmbedder } from '../pipelines/ingest/ingest.ts';
 import { fetchInput } from '../pipelines/ingest/input.ts';
 import type { MoveDeps } from '../pipelines/ingest/migrate-embeddings.ts';
+import type { SyncDeps } from '../pipelines/ingest/sync-vectors.ts';
 import { DocumentWorkers } from '../pipelines/ingest/workers.ts';
 import { loadEmbeddingCatalog } from '../providers/embedding-models.ts';
 import { openGuardedClient } from '../providers/guarded-fetch.ts';
 import { openStorage } from '../providers/object-storage.ts';
-import { openPinecones, type Pinecones } from '../providers/pinecone.ts';
+import { openPinecones } from '../providers/pinecone.ts';
 import type { SecretStore } from '../providers/secrets.ts';
+import { openZeps } from '../providers/zep.ts';
 import type { Job } from '../queue/job.ts';
 import { Leases } from '../queue/leases.ts';
 import type { DocumentMetrics } from '../telemetry/document-metrics.ts';
@@ -42,8 +44,8 @@ export type DocumentPartsOptions = {
 export type DocumentParts = {
   readonly job: Job;
   readonly leases: Leases;
-  /** Other stores of vectors. */
-  readonly stores: Pinecones;
+  /** Other stores of vectors and passages. */
+  readonly stores: SyncDeps['stores'];
   /** Turns what agents look for into vectors of the model that the documents have. */
   readonly queries: QueryEmbedder;
   /** Chooses what embeds for a workspace. Throws DocumentError. */
@@ -96,12 +98,11 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
     chooseEmbedder: (document) => embedderOf({ config, catalog, secrets }, document, document.assigned),
     prepareIndex: (embedder, coming) => prepareVectorIndex(options.db, embedder, coming),
   });
-  const stores = openPinecones({
-    url: config.pineconeUrl,
-    allowedPrivateHosts: config.allowedPrivateHosts,
-    clock,
-    secrets,
-  });
+  const { allowedPrivateHosts } = config;
+  const stores = {
+    pinecone: openPinecones({ url: config.pineconeUrl, allowedPrivateHosts, clock, secrets }),
+    getzep: openZeps({ url: config.zepUrl, allowedPrivateHosts, clock, secrets }),
+  };
   const queries = new QueryEmbedder({
     clock,
     log,
@@ -120,7 +121,13 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
       prepareIndex,
     },
     async close() {
-      await Promise.all([workers.stop(), client.close(), storage.close(), stores.close()]);
+      await Promise.all([
+        workers.stop(),
+        client.close(),
+        storage.close(),
+        stores.pinecone.close(),
+        stores.getzep.close(),
+      ]);
     },
   };
 }

@@ -8,9 +8,16 @@ import { createHash } from 'node:crypto';
 import type { Clock } from '../clock.ts';
 import { parseAllowedHosts } from './guarded-address.ts';
 import type { Resolve } from './guarded-connect.ts';
-import { pineconeTransport } from './pinecone-fetch.ts';
 import { RemoteStoreError } from './remote-store-error.ts';
-import { SecretError, type SecretStore } from './secrets.ts';
+import { type StoreService, storeTransport } from './remote-store-fetch.ts';
+import {
+  configText,
+  type DatastoreRow,
+  openedKey,
+  portedHost,
+  storedOrigin,
+} from './remote-store-settings.ts';
+import type { SecretStore } from './secrets.ts';
 
 /** Of one request, by Pinecone's documentation: 2 MB and 1,000 vectors of an upsert, 1,000 ids of a deletion. */
 const UPSERT_BYTES = 1_900_000;
@@ -21,11 +28,28 @@ const LIST_PAGE = 100;
 const INDEX_MS = 10 * 60_000;
 const MOST_INDEXES = 1_000;
 
-/** A datastore as stored. */
-export type DatastoreRow = {
-  readonly datastore_id: string;
-  readonly workspace_id: string;
-  readonly config: unknown;
+/** Pinecone as the transport sees it. */
+const PINECONE: StoreService = {
+  name: 'Pinecone',
+  ownHost: /(?:^|\.)pinecone\.io$/,
+  // each index has a host of its own
+  connections: 8,
+  passedHeaders: ['api-key', 'content-type', 'accept', 'x-pinecone-api-version'],
+  answerHeaders: [],
+  statusError(where, status, text) {
+    if (status === 404) {
+      return new RemoteStoreError(
+        'index_not_found',
+        `${where} knows no such index (404). Correct the datastore's index or host.`,
+      );
+    }
+    if (status !== 400 || !/dimension/i.test(text)) return null;
+    return new RemoteStoreError(
+      'dimension_mismatch',
+      `The index at ${where} has another number of dimensions than the embedding model. Make an index with those of ` +
+        'knowledge_sources.embedding_dimensions and name it in the datastore’s config.',
+    );
+  },
 };
 
 export type StoredVector = {
@@ -74,7 +98,7 @@ export type Pinecones = {
 export function openPinecones(options: PineconeOptions): Pinecones {
   const own = options.url === null ? [] : [portedHost(new URL(options.url))];
   const allowed = parseAllowedHosts([...options.allowedPrivateHosts, ...own]);
-  const transport = pineconeTransport({ ...options, allowed });
+  const transport = storeTransport({ ...options, service: PINECONE, allowed });
   const known = new Map<
     string,
     { readonly until: number; readonly host: string; readonly dimension: number | null }
@@ -128,7 +152,7 @@ export function openPinecones(options: PineconeOptions): Pinecones {
       }
       const { host, dimension } = found;
       const scheme = options.url?.startsWith('http:') && settings.host === null ? 'http' : 'https';
-      const url = originOfHost(host, scheme);
+      const url = storedOrigin(host, scheme, PINECONE.name);
       const at = (namespace: string) => client.index({ host: url, namespace });
       /** A namespace comes into being with its first vector: before that there is nothing in it. */
       const orNothing = async <T>(work: () => Promise<T>, nothing: T): Promise<T> => {
@@ -216,54 +240,17 @@ type Settings = { readonly apiKey: string; readonly index: string | null; readon
  * What a config says: `api_key` with `index` or `host`, in the spellings that applications have. Whatever else it holds means nothing,
  * a namespace least of all: those are the workspaces'.
  */
-function settingsOf({ config, datastore_id, workspace_id }: DatastoreRow, secrets: SecretStore): Settings {
-  const given = (typeof config === 'object' && config !== null ? config : {}) as Record<string, unknown>;
-  const text = (...names: readonly string[]): string | null => {
-    for (const name of names) {
-      const value = given[name];
-      if (typeof value === 'string' && value.trim() !== '' && value.length <= 4096) return value.trim();
-    }
-    return null;
-  };
-  const sealed = text('api_key', 'apiKey');
-  const host = text('host', 'index_host', 'indexHost');
-  const index = text('index', 'index_name', 'indexName');
-  if (sealed === null) {
-    throw new RemoteStoreError(
-      'no_credentials',
-      "The datastore has no key. Store Pinecone's API key as api_key in its config.",
-    );
-  }
+function settingsOf(datastore: DatastoreRow, secrets: SecretStore): Settings {
+  const apiKey = openedKey(datastore, secrets, PINECONE.name);
+  const host = configText(datastore.config, 'host', 'index_host', 'indexHost');
+  const index = configText(datastore.config, 'index', 'index_name', 'indexName');
   if (host === null && (index === null || !/^[a-z0-9][a-z0-9-]{0,99}$/i.test(index))) {
     throw new RemoteStoreError(
       'invalid_config',
       'The datastore does not say which index it is. Store its name as index, or its address as host, in the config.',
     );
   }
-  try {
-    const apiKey = secrets.open(sealed, {
-      table: 'public.datastores',
-      row: datastore_id,
-      column: 'config',
-      workspace: workspace_id,
-    });
-    if (!/^[\x21-\x7e]{1,1000}$/.test(apiKey)) {
-      throw new RemoteStoreError(
-        'credentials_refused',
-        "The datastore's key holds characters that no key has. Store it again.",
-      );
-    }
-    return { apiKey, index, host };
-  } catch (error) {
-    if (!(error instanceof SecretError)) throw error;
-    throw new RemoteStoreError(
-      'no_credentials',
-      `The datastore's key can't be opened: ${error.message} ${error.nextStep}`,
-      {
-        cause: error,
-      },
-    );
-  }
+  return { apiKey, index, host };
 }
 
 /** Null where the client can't say it of an index of this kind. */
@@ -273,25 +260,4 @@ function dimensionOf(about: { readonly dimension?: number | undefined }): number
   } catch {
     return null;
   }
-}
-
-/** Of an address as tenants write it: whatever path it has would become part of every request. */
-function originOfHost(host: string, scheme: string): string {
-  const text = /^https?:\/\//.test(host) ? host : `${scheme}://${host}`;
-  const url = URL.canParse(text) ? new URL(text) : null;
-  if (url !== null && (url.username !== '' || url.password !== '')) {
-    throw new RemoteStoreError(
-      'blocked_address',
-      "The datastore's host holds a user name or a password. Store the address alone.",
-    );
-  }
-  if (url !== null) return url.origin;
-  throw new RemoteStoreError(
-    'invalid_config',
-    "The datastore's host is no address. Copy it from Pinecone's console.",
-  );
-}
-
-function portedHost(url: URL): string {
-  return `${url.hostname}:${url.port || (url.protocol === 'https:' ? 443 : 80)}`;
 }

@@ -1,12 +1,14 @@
-/** How a store of vectors fails. */
+/** How a store of vectors or passages fails. */
 
-/** Why vectors do not get there. Each is a word in `reason_code`, with a sentence that says what to do. */
+/** Why they do not get there. Each is a word in `reason_code`, with a sentence that says what to do. */
 export type RemoteStoreErrorCode =
   /** The datastore's config lacks something. */
   | 'invalid_config'
   | 'no_credentials'
   | 'credentials_refused'
   | 'index_not_found'
+  /** It was deleted elsewhere, and is made again. */
+  | 'graph_not_found'
   | 'dimension_mismatch'
   | 'blocked_address'
   | 'refused'

@@ -1,13 +1,12 @@
 /**
- * Keeps other stores of vectors equal to the ledger.
+ * Keeps other stores (of vectors, of passages) equal to the ledger.
  *
  * A pass claims stores and lets each go its own way: one that hangs takes a slot of its workspace's few and holds up no other. Woken by a
  * notification when the outbox gets a row; looks by itself every few seconds.
  */
 import type { Queryable } from '../db/database.ts';
 import { claimStores, dropRetiredStores } from '../db/remote-vectors.ts';
-import { LEASE_SECONDS, syncStore } from '../pipelines/ingest/sync-vectors.ts';
-import type { Pinecones } from '../providers/pinecone.ts';
+import { LEASE_SECONDS, type SyncDeps, syncStore } from '../pipelines/ingest/sync-vectors.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const PASS_MS = 2_000;
@@ -17,7 +16,7 @@ const RETIRED_EVERY = 15;
 
 export type VectorSyncDeps = ServiceDeps & {
   readonly db: Queryable;
-  readonly stores: Pinecones;
+  readonly stores: SyncDeps['stores'];
   readonly workerId: string;
 };
 
@@ -29,7 +28,7 @@ export function vectorSync(deps: VectorSyncDeps): Service {
     for (const store of await dropRetiredStores(deps.db)) {
       deps.log.error(
         { event: 'vectors_left_behind', datastore_id: store.datastore_id },
-        'a datastore that was deleted let its vectors not be deleted for a week: they stay where they are',
+        'a datastore that was deleted let nothing of it be deleted for a week: it stays where it is',
       );
     }
   };

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { dropUnusedVectorIndexes, ensureVectorIndex } from '../../src/db/knowledge.ts';
+import { dropUnusedVectorIndexes, ensureVectorIndex, prepareVectorIndex } from '../../src/db/knowledge.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { contents, match, type Passage, source } from './retrieval-rows.ts';
 import { asUser, column, company, denied, outcome, value } from './schema-support.ts';
@@ -67,6 +67,30 @@ describe('the index of a model', () => {
     }
     // an insert of another length under an indexed model's name is the tenant's own affair, and never fails
     await source(db.pool, workspace, [{ vector: [1, 2, 3], model: 'text-embedding-3-small' }]);
+  });
+
+  test('is not made for few passages, but before so many of them come or when so many are there', async () => {
+    const before = (await indexes()).length;
+    const { workspace } = await company(db.pool);
+    const few = { model: 'few', dimensions: 3 };
+    const ids = [await source(db.pool, workspace, [{ vector: [1, 0, 0], model: 'few' }])];
+    ids.push(await source(db.pool, workspace, [{ vector: [0, 1, 0], model: 'few' }]));
+    const have = (chunks: number) =>
+      db.query(
+        `update public.knowledge_sources set chunk_count = $2, embedding_model = 'few', embedding_dimensions = 3 where id = any ($1)`,
+        [ids, chunks],
+      );
+    await have(2_000);
+    expect(await prepareVectorIndex(db, few, 999)).toBe(false);
+    expect((await indexes()).length).toBe(before);
+    expect(await prepareVectorIndex(db, { model: 'another', dimensions: 3 }, 4_999)).toBe(false);
+    expect(await prepareVectorIndex(db, { model: 'another', dimensions: 3 }, 5_000)).toBe(true);
+    await have(2_500);
+    expect(await prepareVectorIndex(db, few, 0)).toBe(true);
+    expect((await indexes()).length).toBe(before + 2);
+    // once there, it stays, however few are left
+    await have(1);
+    expect(await prepareVectorIndex(db, few, 0)).toBe(true);
   });
 
   test('over 4,000 dimensions there is none, and the search is exact', async () => {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { reopenMoves } from '../../src/db/embedding-migrations.ts';
 import type { MovePreview, MoveReport } from '../../src/db/embedding-reports.ts';
-import { dropUnusedVectorIndexes, searchChunks } from '../../src/db/knowledge.ts';
+import { dropUnusedVectorIndexes, ensureVectorIndex, searchChunks } from '../../src/db/knowledge.ts';
 import { agentd, json } from '../commands/support.ts';
 import {
   type EmbeddingRequest,
@@ -431,6 +431,8 @@ describe('a move to another model', () => {
       );
       return rows.length === 0;
     });
+    // what the configuration wants stays, whether it is used or not
+    expect(await ensureVectorIndex(db, { model: MODEL, dimensions: OLD })).toBe(true);
     await dropUnusedVectorIndexes(db, { model: MODEL, dimensions: OLD });
     expect([await there(OLD), await there(80), await there(88)]).toEqual([true, false, true]);
   });

@@ -6,6 +6,7 @@ import { RemoteSearch } from '../../src/pipelines/agent/remote-search.ts';
 import { featureHashEmbedder } from '../../src/providers/feature-hash.ts';
 import { openPinecones, type Pinecones } from '../../src/providers/pinecone.ts';
 import { columnSecretStore, parseKeyRing } from '../../src/providers/secrets.ts';
+import { openZeps, type Zeps } from '../../src/providers/zep.ts';
 import { createLogger } from '../../src/telemetry/logger.ts';
 import { type PineconeServer, startPineconeServer } from '../peers/pinecone-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
@@ -22,6 +23,7 @@ let db: TestDatabase;
 let peer: PineconeServer;
 let daemon: TestDaemon;
 let stores: Pinecones;
+let zeps: Zeps;
 const secrets = columnSecretStore(parseKeyRing(KEYS));
 const log: string[] = [];
 const logger = createLogger({
@@ -39,9 +41,11 @@ beforeAll(async () => {
   db = await testDatabase();
   peer = await startPineconeServer();
   stores = openPinecones({ url: peer.url, allowedPrivateHosts: [], clock: systemClock, secrets });
+  zeps = openZeps({ url: null, allowedPrivateHosts: [], clock: systemClock, secrets });
 });
 afterAll(async () => {
   await stores?.close();
+  await zeps?.close();
   await peer?.close();
   await db?.dispose();
 });
@@ -137,7 +141,12 @@ const hurry = (t: Tenant) =>
   db.query('update agentd.vector_stores set rest_until = null where datastore_id = $1', [t.datastore]);
 
 function searcher(options: { deadlineMs?: number } = {}) {
-  const remote = new RemoteSearch({ clock: systemClock, log: logger, stores, ...options });
+  const remote = new RemoteSearch({
+    clock: systemClock,
+    log: logger,
+    stores: { pinecone: stores, getzep: zeps },
+    ...options,
+  });
   const queries = new QueryEmbedder({
     clock: systemClock,
     log: logger,

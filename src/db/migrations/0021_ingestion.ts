@@ -10,16 +10,13 @@ import { type Kysely, sql } from 'kysely';
 import { COUNT_CHUNKS } from './0005_knowledge.ts';
 import { WAITING_HEALTH } from './0012_waiting_room.ts';
 import { applyAccess } from './access.ts';
-import { insertJobs } from './insert-jobs.ts';
+import { type Admission, admitFunction, roomFunction } from './admission.ts';
 import { changed, runSql } from './run-sql.ts';
 
-/** Workspaces that one look lets documents of in at most. */
-const WORKSPACES = 200;
-
 /** Waits for a place, as the index has it. Wrapped, so that it implies no other partial index's predicate. */
-export const waiting = (row: string): string =>
+const waiting = (row: string): string =>
   `((${row}.processing_status = 'uploaded' and ${row}.job_id is null) is true)`;
-export const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
+const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
 
 const DOCUMENT_HEALTH = changed(
   WAITING_HEALTH,
@@ -81,64 +78,19 @@ begin
 end
 $$;`;
 
-/** Gives waiting documents a job, as far as their workspaces have room. */
-export const ADMIT_DOCUMENTS = `create function agentd.admit_documents(p_limit integer) returns integer
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-declare
-  v_admitted  integer := 0;
-  v_workspace uuid;
-  v_after     uuid := gen_random_uuid();
-  v_first     uuid := v_after;
-  v_wrapped   boolean := false;
-  v_room      integer;
-  v_count     integer;
-begin
-  -- a row that no tenant can reach, and no advisory lock, which anybody could hold
-  perform 1 from agentd.queue_settings q where q.queue = 'document-ingest' for update skip locked;
-  if not found or to_regclass('pgboss.job') is null then
-    return 0;
-  end if;
-  for look in 1 .. ${WORKSPACES} loop
-    v_workspace := (
-      select k.workspace_id from public.knowledge_sources k
-       where ${waiting('k')} and k.workspace_id > v_after
-       order by k.workspace_id limit 1);
-    if v_workspace is null then
-      exit when v_wrapped;
-      v_wrapped := true;
-      v_after := '00000000-0000-0000-0000-000000000000';
-      continue;
-    end if;
-    exit when v_wrapped and v_workspace > v_first;
-    v_after := v_workspace;
-    v_room := least(agentd.document_room(v_workspace), p_limit - v_admitted);
-    continue when v_room <= 0;
-    with next as materialized (
-      select k.id, k.workspace_id, k.request, k.seq
-        from public.knowledge_sources k
-       where ${waiting('k')} and k.workspace_id = v_workspace and ${dueAt('k')} <= agentd.now()
-       order by ${dueAt('k')}, k.seq
-       limit v_room
-         for no key update skip locked
-    ),
-    job as (
-      ${insertJobs(`(
-        select 'document-ingest' as queue,
-               jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id) as data,
-               n.id || ':' || n.request as key, null::timestamptz as start_after
-          from next n order by n.seq)`)}
-      returning id, singleton_key
-    )
-    update public.knowledge_sources k set job_id = job.id
-      from next, job
-     where k.id = next.id and job.singleton_key = next.id || ':' || next.request;
-    get diagnostics v_count = row_count;
-    v_admitted := v_admitted + v_count;
-    exit when v_admitted >= p_limit;
-  end loop;
-  return v_admitted;
-end
-$$;`;
+const ADMISSION: Admission = {
+  queue: 'document-ingest',
+  table: 'public.knowledge_sources',
+  roomFunction: 'document_room',
+  admitFunction: 'admit_documents',
+  waiting,
+  dueAt,
+  order: 'seq',
+  columns: ['id', 'workspace_id', 'request', 'seq'],
+  admitted: (row) => `${row}.job_id is not null and ${row}.processing_status in ('uploaded', 'processing')`,
+  data: `jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id)`,
+  key: `n.id || ':' || n.request`,
+};
 
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addColumns(db);
@@ -347,43 +299,7 @@ async function followMedia(db: Kysely<unknown>): Promise<void> {
 }
 
 async function admitDocuments(db: Kysely<unknown>): Promise<void> {
-  await runSql(
-    db,
-    sql`
-    -- How many documents of a workspace may still be let in: its ceiling (its plan's features -> ceilings -> document-ingest, else
-    -- the queue's) less what is admitted and has not ended; 0 while the workspace or the queue is paused.
-    create function agentd.document_room(p_workspace_id uuid) returns integer
-    language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
-    declare
-      v_ceiling integer;
-    begin
-      if exists (select 1 from agentd.queue_controls c
-                  where c.queue = 'document-ingest' and c.workspace_id = p_workspace_id) then
-        return 0;
-      end if;
-      v_ceiling := coalesce(
-        (select (p.features #>> '{ceilings,document-ingest}')::integer
-           from public.workspace_subscriptions s
-           join public.pricing_plans p on p.id = s.plan_id
-          where s.workspace_id = p_workspace_id
-            and s.status in ('trialing', 'active', 'past_due')
-            and p.features #>> '{ceilings,document-ingest}' ~ '^[1-9][0-9]{0,5}$'
-          limit 1),
-        (select q.workspace_ceiling + q.workspace_buffer from agentd.queue_settings q where q.queue = 'document-ingest'),
-        4);
-      return v_ceiling - (
-        select count(*) from (
-          select 1 from public.knowledge_sources k
-           where k.workspace_id = p_workspace_id and k.job_id is not null and k.processing_status in ('uploaded', 'processing')
-           limit v_ceiling) admitted);
-    end
-    $$;
-
-    -- Lets waiting documents in, the workspaces from a random one on. One daemon at a time does: whoever comes meanwhile is told
-    -- nothing, and looks again. Returns how many have a job now.
-    ${sql.raw(ADMIT_DOCUMENTS)}
-    `,
-  );
+  await runSql(db, sql.raw([roomFunction(ADMISSION), admitFunction(ADMISSION)].join('\n')));
 }
 
 export async function down(db: Kysely<unknown>): Promise<void> {

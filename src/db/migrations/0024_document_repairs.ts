@@ -6,28 +6,12 @@
  * their worker (`lost_claims`) apart from the attempts that failed.
  */
 import { type Kysely, sql } from 'kysely';
-import { ADMIT_DOCUMENTS, dueAt, FOLLOW_MEDIA, waiting } from './0021_ingestion.ts';
+import { FOLLOW_MEDIA } from './0021_ingestion.ts';
 import { GUARD_INGESTION } from './0023_hardening.ts';
 import { applyAccess } from './access.ts';
-import { admitFunction } from './admission.ts';
 import { changed, runSql } from './run-sql.ts';
 
 const replaced = (text: string): string => changed(text, 'create function', 'create or replace function');
-
-/** Workspaces in which nothing is due yet are passed, and do not use up a look. */
-const ADMIT_DUE = admitFunction({
-  queue: 'document-ingest',
-  table: 'public.knowledge_sources',
-  roomFunction: 'document_room',
-  admitFunction: 'admit_documents',
-  waiting,
-  dueAt,
-  order: 'seq',
-  columns: ['id', 'workspace_id', 'request', 'seq'],
-  admitted: (row) => `${row}.job_id is not null and ${row}.processing_status in ('uploaded', 'processing')`,
-  data: `jsonb_build_object('source_id', n.id, 'request', n.request, 'workspace_id', n.workspace_id)`,
-  key: `n.id || ':' || n.request`,
-});
 
 /** A file that is another now is read, also where its source has been deleted. */
 const FOLLOW_CHANGED_MEDIA = changed(
@@ -93,7 +77,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
 
     ${sql.raw(replaced(GUARD_ALL))}
     ${sql.raw(replaced(FOLLOW_CHANGED_MEDIA))}
-    ${sql.raw(replaced(ADMIT_DUE))}
 
     -- Only once the new one is there: an insert that does nothing takes nothing away.
     drop trigger replace_automatic_source on public.knowledge_sources;
@@ -128,7 +111,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop trigger replace_automatic_source on public.knowledge_sources;
     create trigger replace_automatic_source before insert on public.knowledge_sources
       for each row when (new.media_id is not null and not new.is_automatic) execute function agentd.replace_automatic_source();
-    ${sql.raw([ADMIT_DOCUMENTS, FOLLOW_MEDIA, GUARD_INGESTION].map(replaced).join('\n'))}
+    ${sql.raw([FOLLOW_MEDIA, GUARD_INGESTION].map(replaced).join('\n'))}
     drop trigger request_is_new on public.knowledge_sources;
     drop function agentd.forget_lost_claims();
     drop index public.knowledge_sources_refresh_due_idx;

@@ -19,6 +19,86 @@ import { runSql, vectorSchema } from './run-sql.ts';
 /** Bytes of a config that is kept for deletions; a larger one holds no key that anybody needs. */
 const MOST_CONFIG = 16_384;
 
+/** The datastore's present store becomes one that only deletes. */
+export const RETIRE_STORE = `-- The datastore's present store becomes one that only deletes. What was never taken by a worker was never sent.
+    create function agentd.retire_store(p_datastore uuid, p_config jsonb) returns void
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_store uuid;
+    begin
+      update agentd.vector_stores s
+         set retired_at = agentd.now(), rest_until = null, attempts = 0, reason_code = null, reason = null, reconcile_place = null,
+             config = case when octet_length(p_config::text) <= ${MOST_CONFIG} then p_config else '{}' end
+       where s.datastore_id = p_datastore and s.retired_at is null
+      returning s.id into v_store;
+      if v_store is null then
+        return;
+      end if;
+      delete from agentd.vector_outbox o where o.store_id = v_store and o.claimed_at is null
+         and not exists (select 1 from agentd.vector_copies c
+                          where (c.store_id, c.source_id, c.workspace_id) = (o.store_id, o.source_id, o.workspace_id));
+      insert into agentd.vector_outbox as o (store_id, source_id, workspace_id, op)
+      select c.store_id, c.source_id, c.workspace_id, 'delete' from agentd.vector_copies c where c.store_id = v_store
+      on conflict (store_id, source_id, workspace_id) do nothing;
+      update agentd.vector_outbox o
+         set op = 'delete', generation = null, request = o.request + 1, attempts = 0, retry_at = agentd.now(), reason_code = null,
+             reason = null
+       where o.store_id = v_store;
+      if found then
+        perform agentd.wake_vectors();
+      else
+        delete from agentd.vector_stores s where s.id = v_store;
+      end if;
+    end
+    $$;`;
+
+/** What a change of a datastore means for its store. */
+export const FOLLOW_DATASTORE = `create function agentd.follow_datastore() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_was   boolean := tg_op <> 'INSERT' and old.type = 'pinecone';
+      v_is    boolean := tg_op <> 'DELETE' and new.type = 'pinecone';
+      v_store uuid;
+    begin
+      if tg_op = 'DELETE' then
+        if v_was then
+          perform agentd.retire_store(old.id, old.config);
+        end if;
+        return old;
+      end if;
+      if v_was and v_is and agentd.vector_place(new.config) is not distinct from agentd.vector_place(old.config) then
+        -- another key, perhaps the right one now
+        update agentd.vector_stores s
+           set workspace_id = new.workspace_id, rest_until = null, attempts = 0, reason_code = null, reason = null
+         where s.datastore_id = new.id and s.retired_at is null
+        returning s.id into v_store;
+        if new.config is distinct from old.config then
+          update agentd.vector_outbox o set retry_at = agentd.now(), attempts = 0 where o.store_id = v_store;
+          perform agentd.wake_vectors();
+        end if;
+        return null;
+      end if;
+      if v_was then
+        perform agentd.retire_store(old.id, old.config);
+      end if;
+      if v_is then
+        insert into agentd.vector_stores (datastore_id, workspace_id) values (new.id, new.workspace_id) returning id into v_store;
+        perform agentd.request_all_vectors(v_store);
+      end if;
+      return null;
+    end
+    $$;`;
+
+export const DATASTORE_TRIGGERS = `create trigger follow_datastore_insert after insert on public.datastores
+      for each row when (new.type = 'pinecone') execute function agentd.follow_datastore();
+    create trigger follow_datastore_update after update of type, config, workspace_id on public.datastores
+      for each row when ((new.type = 'pinecone' or old.type = 'pinecone')
+                         and (new.type, new.config, new.workspace_id) is distinct from (old.type, old.config, old.workspace_id))
+      execute function agentd.follow_datastore();
+    -- before: its sources still name it
+    create trigger follow_datastore_delete before delete on public.datastores
+      for each row when (old.type = 'pinecone') execute function agentd.follow_datastore();`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createTables(db);
   await followDatastores(db);
@@ -147,82 +227,10 @@ async function followDatastores(db: Kysely<unknown>): Promise<void> {
     end
     $$;
 
-    -- The datastore's present store becomes one that only deletes. What was never taken by a worker was never sent.
-    create function agentd.retire_store(p_datastore uuid, p_config jsonb) returns void
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
-    declare
-      v_store uuid;
-    begin
-      update agentd.vector_stores s
-         set retired_at = agentd.now(), rest_until = null, attempts = 0, reason_code = null, reason = null, reconcile_place = null,
-             config = case when octet_length(p_config::text) <= ${sql.raw(String(MOST_CONFIG))} then p_config else '{}' end
-       where s.datastore_id = p_datastore and s.retired_at is null
-      returning s.id into v_store;
-      if v_store is null then
-        return;
-      end if;
-      delete from agentd.vector_outbox o where o.store_id = v_store and o.claimed_at is null
-         and not exists (select 1 from agentd.vector_copies c
-                          where (c.store_id, c.source_id, c.workspace_id) = (o.store_id, o.source_id, o.workspace_id));
-      insert into agentd.vector_outbox as o (store_id, source_id, workspace_id, op)
-      select c.store_id, c.source_id, c.workspace_id, 'delete' from agentd.vector_copies c where c.store_id = v_store
-      on conflict (store_id, source_id, workspace_id) do nothing;
-      update agentd.vector_outbox o
-         set op = 'delete', generation = null, request = o.request + 1, attempts = 0, retry_at = agentd.now(), reason_code = null,
-             reason = null
-       where o.store_id = v_store;
-      if found then
-        perform agentd.wake_vectors();
-      else
-        delete from agentd.vector_stores s where s.id = v_store;
-      end if;
-    end
-    $$;
+    ${sql.raw(RETIRE_STORE)}
 
-    create function agentd.follow_datastore() returns trigger
-    language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-    declare
-      v_was   boolean := tg_op <> 'INSERT' and old.type = 'pinecone';
-      v_is    boolean := tg_op <> 'DELETE' and new.type = 'pinecone';
-      v_store uuid;
-    begin
-      if tg_op = 'DELETE' then
-        if v_was then
-          perform agentd.retire_store(old.id, old.config);
-        end if;
-        return old;
-      end if;
-      if v_was and v_is and agentd.vector_place(new.config) is not distinct from agentd.vector_place(old.config) then
-        -- another key, perhaps the right one now
-        update agentd.vector_stores s
-           set workspace_id = new.workspace_id, rest_until = null, attempts = 0, reason_code = null, reason = null
-         where s.datastore_id = new.id and s.retired_at is null
-        returning s.id into v_store;
-        if new.config is distinct from old.config then
-          update agentd.vector_outbox o set retry_at = agentd.now(), attempts = 0 where o.store_id = v_store;
-          perform agentd.wake_vectors();
-        end if;
-        return null;
-      end if;
-      if v_was then
-        perform agentd.retire_store(old.id, old.config);
-      end if;
-      if v_is then
-        insert into agentd.vector_stores (datastore_id, workspace_id) values (new.id, new.workspace_id) returning id into v_store;
-        perform agentd.request_all_vectors(v_store);
-      end if;
-      return null;
-    end
-    $$;
-    create trigger follow_datastore_insert after insert on public.datastores
-      for each row when (new.type = 'pinecone') execute function agentd.follow_datastore();
-    create trigger follow_datastore_update after update of type, config, workspace_id on public.datastores
-      for each row when ((new.type = 'pinecone' or old.type = 'pinecone')
-                         and (new.type, new.config, new.workspace_id) is distinct from (old.type, old.config, old.workspace_id))
-      execute function agentd.follow_datastore();
-    -- before: its sources still name it
-    create trigger follow_datastore_delete before delete on public.datastores
-      for each row when (old.type = 'pinecone') execute function agentd.follow_datastore();
+    ${sql.raw(FOLLOW_DATASTORE)}
+    ${sql.raw(DATASTORE_TRIGGERS)}
     `,
   );
 }

@@ -11,7 +11,8 @@ export type Limits = {
   readonly efSearch: number;
 };
 
-const METRIC = `case when lower(d.similarity_metric) in ('l2', 'euclidean', 'l2_distance', 'euclidean_distance') then 'l2'
+/** A datastore `d`'s way of comparing. */
+export const METRIC = `case when lower(d.similarity_metric) in ('l2', 'euclidean', 'l2_distance', 'euclidean_distance') then 'l2'
                          when lower(d.similarity_metric) in ('ip', 'dot', 'dotproduct', 'dot_product', 'inner_product') then 'ip'
                          else 'cosine' end`;
 

@@ -73,7 +73,7 @@ export function buildContext(
     const fitting: Chunk[] = [];
     let room = window * KNOWLEDGE_SHARE;
     for (const chunk of chunks) {
-      room -= chunk.content.length;
+      room -= chunk.content.length + factsAsText(chunk).length;
       if (room >= 0) fitting.push(chunk);
     }
     if (fitting.length < chunks.length)
@@ -140,9 +140,13 @@ export function knowledgeAsText(chunks: readonly Chunk[]): string {
   return chunks
     .map((chunk) => {
       const where = [chunk.source, chunk.page === null ? null : `page ${chunk.page}`, chunk.heading || null];
-      return `[${where.filter(Boolean).join(', ')}]\n${chunk.content}`;
+      return `[${where.filter(Boolean).join(', ')}]\n${chunk.content}${factsAsText(chunk)}`;
     })
     .join('\n\n');
+}
+
+function factsAsText({ facts = [] }: Chunk): string {
+  return facts.map((fact) => `\n- in short: ${fact}`).join('');
 }
 
 /** Where passages come from. */

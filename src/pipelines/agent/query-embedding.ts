@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Clock } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
+import { citableFacts } from '../../db/graph-search.ts';
 import {
   type Chunk,
   findVectorModels,
@@ -14,7 +15,7 @@ import type { StoredCredential } from '../../db/runs.ts';
 import { DocumentError } from '../../providers/document-error.ts';
 import { EmbeddingError } from '../../providers/embedding-error.ts';
 import type { Embedder } from '../../providers/embeddings.ts';
-import type { RemoteSearch } from './remote-search.ts';
+import type { FoundInGraphs, RemoteSearch } from './remote-search.ts';
 
 /** What an embedding cost, to be booked with what it was made for. */
 export type PaidEmbedding = {
@@ -51,7 +52,7 @@ export type QueryEmbedderDeps = {
   ) => { readonly provider: string; readonly embedder: Embedder };
   /** How long a search waits for its vectors, in milliseconds. */
   readonly deadlineMs?: number;
-  /** Asks the stores that vectors are copied to. */
+  /** Asks the stores that vectors and passages are copied to. */
   readonly remote?: RemoteSearch;
   /** Queries that are remembered; 1,000 of 1,536 dimensions are 6 MB. */
   readonly cached?: number;
@@ -117,6 +118,11 @@ export class QueryEmbedder {
         return hits === null ? vector : { ...vector, remote: hits };
       }),
     );
+  }
+
+  /** What graphs found, which need no vector; null: nothing. */
+  async askGraphs(db: Queryable, query: KnowledgeQuery): Promise<FoundInGraphs | null> {
+    return (await this.#deps.remote?.findInGraphs(db, query)) ?? null;
   }
 
   async #embedOne(
@@ -188,18 +194,47 @@ export async function findKnowledge(
   query: KnowledgeQuery,
   onPaid: (paid: readonly PaidEmbedding[]) => void = () => {},
 ): Promise<FoundKnowledge> {
-  const embedded = deps.queries
-    ? await deps.queries.embed(deps.db, query)
-    : { vectors: [], paid: [], note: null };
-  onPaid(embedded.paid);
+  const { queries } = deps;
+  // side by side: neither needs the other
+  const [{ paid, note, vectors }, graph] = await Promise.all([
+    embedQuery(deps.db, queries, query, onPaid),
+    queries?.askGraphs(deps.db, query),
+  ]);
   const chunks = await searchChunks(deps.db, {
     workspaceId: query.workspaceId,
     agentId: query.agentId,
     query: query.text,
     limit: query.limit,
-    vectors: (await deps.queries?.ask(deps.db, query, embedded.vectors)) ?? [],
+    vectors,
+    graph: graph?.hits ?? [],
   });
-  return { chunks, paid: embedded.paid, note: embedded.note };
+  if (!graph || graph.facts.length === 0) return { chunks, paid, note };
+  const ids = chunks.map((chunk) => chunk.id);
+  const cited = await citableFacts(deps.db, query, graph.facts, ids);
+  return {
+    chunks: chunks.map((chunk) => {
+      const facts = cited.get(chunk.id);
+      return facts ? { ...chunk, facts } : chunk;
+    }),
+    paid,
+    note,
+  };
+}
+
+async function embedQuery(
+  db: Queryable,
+  queries: QueryEmbedder | undefined,
+  query: KnowledgeQuery,
+  onPaid: (paid: readonly PaidEmbedding[]) => void,
+): Promise<{
+  readonly vectors: readonly QueryVector[];
+  readonly paid: readonly PaidEmbedding[];
+  readonly note: string | null;
+}> {
+  if (!queries) return { vectors: [], paid: [], note: null };
+  const embedded = await queries.embed(db, query);
+  onPaid(embedded.paid);
+  return { ...embedded, vectors: await queries.ask(db, query, embedded.vectors) };
 }
 
 function book(

@@ -61,7 +61,7 @@ export type IngestDeps = {
   /** Throws a DocumentError where no key can be used. */
   readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder;
   readonly lanes: EmbeddingLanes;
-  /** Sees that the model's vectors have an index before the first of them is stored. Where there is none, search is slower. */
+  /** Sees that the model's vectors have an index if they are many, with so many more to come. Where there is none, search is exact. */
   readonly prepareIndex: (
     embedder: Pick<Embedder, 'model' | 'dimensions'>,
     coming: number,
@@ -201,9 +201,16 @@ async function attempt(
       factsOf(input, digest, processed, embedder, stored.refused),
     );
     if (!done) return { kind: 'lost' } as const;
-    // many small documents together may be enough for one
-    await deps.prepareIndex(embedder, 0);
     while ((await deleteOldChunks(db, document.id, DELETE_AT_ONCE)) === DELETE_AT_ONCE);
+    // many small documents together may be enough for one; the document is complete, whatever becomes of it
+    await deps
+      .prepareIndex(embedder, 0)
+      .catch((error: unknown) =>
+        deps.log.warn(
+          { event: 'vector_index_failed', model: embedder.model, err: error },
+          'could not make the index of a model’s vectors; the next document tries again',
+        ),
+      );
     note({ generation });
     return { kind: 'completed', chunks: processed.chunks.length, embedded: stored.embedded } as const;
   });

@@ -70,3 +70,25 @@ export function storedVector(
     },
   };
 }
+
+/** Where an episode of a graph belongs: `part` counts those of one passage. */
+export type EpisodePlace = VectorPlace & { readonly part: number };
+
+const EPISODE = /^agentd#(.+)#(\d{1,6})$/;
+
+/** What an episode says of itself, since a graph gives it an id of its own. */
+export function episodeLabel(storeId: string, place: EpisodePlace): string {
+  return `agentd#${vectorId(storeId, place)}#${place.part}`;
+}
+
+/** Null: not one of this store's, or not written by us. */
+export function episodePlaceOf(storeId: string, label: string): EpisodePlace | null {
+  const [, id = '', part] = EPISODE.exec(label) ?? [];
+  const place = placeOf(storeId, id);
+  return place === null ? null : { ...place, part: Number(part) };
+}
+
+/** Whether an episode says that it is of this store's, wherever it belongs. */
+export function isLabelOf(storeId: string, label: string): boolean {
+  return label.startsWith(`agentd#${idPrefix(storeId)}`);
+}

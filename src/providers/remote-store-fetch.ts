@@ -1,4 +1,4 @@
-/** The transport below Pinecone's client: guarded connections, whole and bounded answers, failures as RemoteStoreError. */
+/** The transport below the clients of stores: guarded connections, whole and bounded answers, failures as RemoteStoreError. */
 import { Agent, type Dispatcher, request } from 'undici';
 import type { Clock } from '../clock.ts';
 import { discard, readBody } from './bounded-body.ts';
@@ -12,21 +12,31 @@ import { RemoteStoreError } from './remote-store-error.ts';
 import { retryAfterMs } from './retry-after.ts';
 
 const CONNECT_MS = 5_000;
-/** The largest answer is that of a query, 4 MB by Pinecone's own limit; ours holds no vectors and stays far below. */
+/** Vectors do not come back, and a page of fifty episodes has 2 MB. */
 const MAX_RESPONSE_BYTES = 8 * 1024 * 1024;
 const MAX_ERROR_BYTES = 64 * 1024;
-/** The client adds headers for telemetry; these are all that is needed. */
-const PASSED_HEADERS = ['api-key', 'content-type', 'accept', 'x-pinecone-api-version'] as const;
 
-/** Where keys may be sent: Pinecone's own domain, and what the operator names. */
-const PINECONE_NAME = /(?:^|\.)pinecone\.io$/;
+/** A store's service as the transport sees it. */
+export type StoreService = {
+  readonly name: string;
+  /** Where keys may be sent, beside what the operator names: names of hosts that are the service's own. */
+  readonly ownHost: RegExp;
+  /** At once to one host, for all tenants that have it. */
+  readonly connections: number;
+  /** The clients add headers for telemetry; these are all that is needed. */
+  readonly passedHeaders: readonly string[];
+  /** Headers of an answer that mean something. */
+  readonly answerHeaders: readonly string[];
+  /** What a status means here, other than everywhere; null: nothing else. */
+  statusError(where: string, status: number, text: string): RemoteStoreError | null;
+};
 
-export type PineconeTransport = {
-  /** A `fetch` for requests under a signal, each within `timeoutMs`; what it fails with is told to `onFailure` as well, since the client changes it. */
+export type StoreTransport = {
+  /** A `fetch` for requests under a signal, each within `timeoutMs`; what it fails with is told to `onFailure` as well, since a client may change it. */
   fetchWithin(
     signal: AbortSignal,
     timeoutMs: number,
-    onFailure: (error: unknown) => void,
+    onFailure?: (error: unknown) => void,
   ): (
     url: string,
     init?: { method?: string; headers?: Record<string, string>; body?: string },
@@ -34,29 +44,29 @@ export type PineconeTransport = {
   close(): Promise<void>;
 };
 
-export function pineconeTransport(options: {
+export function storeTransport(options: {
+  readonly service: StoreService;
   readonly allowed: AllowedHosts;
   readonly clock: Clock;
   readonly resolve?: Resolve;
-}): PineconeTransport {
-  const { allowed, clock } = options;
+}): StoreTransport {
+  const { service, allowed, clock } = options;
   const agent = new Agent({
     connect: guardedConnector(allowed, options.resolve ?? publicResolver(allowed), CONNECT_MS),
     headersTimeout: 0,
     bodyTimeout: 0,
     keepAliveTimeout: 10_000,
-    // a host that answers slowly has connections of its own, and few
-    connections: 8,
+    connections: service.connections,
   });
   return {
     fetchWithin: (signal, timeoutMs, onFailure) => async (url, init) => {
       const late = new AbortController();
       const timer = clock.after(timeoutMs, () => late.abort(new Error('deadline')));
       try {
-        const where = storeUrl(url, allowed);
+        const where = storeUrl(url, service, allowed);
         const given = new Headers(init?.headers);
         const headers: Record<string, string> = { 'user-agent': 'agentd', 'accept-encoding': 'gzip' };
-        for (const name of PASSED_HEADERS) {
+        for (const name of service.passedHeaders) {
           const value = given.get(name);
           if (value !== null) headers[name] = value;
         }
@@ -67,7 +77,7 @@ export function pineconeTransport(options: {
           body: init?.body ?? null,
           signal: AbortSignal.any([signal, late.signal]),
         });
-        return await settled(where, answer, clock);
+        return await settled(where, answer, service, clock);
       } catch (error) {
         const failure = signal.aborted
           ? signal.reason
@@ -80,7 +90,7 @@ export function pineconeTransport(options: {
                 },
               )
             : storeError(error, url);
-        onFailure(failure);
+        onFailure?.(failure);
         throw failure;
       } finally {
         timer.cancel();
@@ -91,18 +101,23 @@ export function pineconeTransport(options: {
 }
 
 /** Throws RemoteStoreError `blocked_address` where a key may not be sent. */
-function storeUrl(text: string, allowed: AllowedHosts): URL {
+function storeUrl(text: string, service: StoreService, allowed: AllowedHosts): URL {
   const url = checkedUrl(text, allowed);
   const isOpened = isNamed(allowed, url.hostname);
-  if (isOpened || (PINECONE_NAME.test(url.hostname) && url.protocol === 'https:')) return url;
+  if (isOpened || (service.ownHost.test(url.hostname) && url.protocol === 'https:')) return url;
   throw new RemoteStoreError(
     'blocked_address',
-    `${originOf(url)} is no host of Pinecone's (https://….pinecone.io). Correct the datastore's host; the operator can open others in ` +
+    `${originOf(url)} is no host of ${service.name}'s. Correct the address in the datastore's config; the operator can open others in ` +
       'AGENTD_ALLOWED_PRIVATE_HOSTS.',
   );
 }
 
-async function settled(url: URL, answer: Dispatcher.ResponseData, clock: Clock): Promise<Response> {
+async function settled(
+  url: URL,
+  answer: Dispatcher.ResponseData,
+  service: StoreService,
+  clock: Clock,
+): Promise<Response> {
   const { headers, statusCode: status } = answer;
   const isGood = status >= 200 && status < 300;
   const bytes = await readBody(answer.body, {
@@ -114,29 +129,34 @@ async function settled(url: URL, answer: Dispatcher.ResponseData, clock: Clock):
   if (isGood)
     return new Response(status === 204 ? null : new Uint8Array(bytes), {
       status,
-      headers: { 'content-type': 'application/json' },
+      headers: { 'content-type': 'application/json', ...answerHeaders(headers, service) },
     });
   discard(answer.body);
-  throw statusError(
-    url,
-    status,
-    bytes.toString('utf8'),
-    retryAfterMs({ get: (name) => header(headers, name) }, clock.now()),
+  const text = bytes.toString('utf8');
+  throw (
+    service.statusError(originOf(url), status, text) ??
+    statusError(url, status, retryAfterMs({ get: (name) => header(headers, name) }, clock.now()))
   );
 }
 
-function statusError(url: URL, status: number, text: string, wait: number | null): RemoteStoreError {
+function answerHeaders(
+  headers: Dispatcher.ResponseData['headers'],
+  service: StoreService,
+): Record<string, string> {
+  return Object.fromEntries(
+    service.answerHeaders.flatMap((name) => {
+      const value = header(headers, name);
+      return value === null ? [] : [[name, value]];
+    }),
+  );
+}
+
+function statusError(url: URL, status: number, wait: number | null): RemoteStoreError {
   const where = originOf(url);
   if (status === 401 || status === 403) {
     return new RemoteStoreError(
       'credentials_refused',
       `${where} refuses the datastore's key (${status}). Store a valid api_key in the datastore's config.`,
-    );
-  }
-  if (status === 404) {
-    return new RemoteStoreError(
-      'index_not_found',
-      `${where} knows no such index (404). Correct the datastore's index or host.`,
     );
   }
   if (status === 429) {
@@ -150,13 +170,6 @@ function statusError(url: URL, status: number, text: string, wait: number | null
       transient: true,
       retryAfterMs: wait,
     });
-  }
-  if (status === 400 && /dimension/i.test(text)) {
-    return new RemoteStoreError(
-      'dimension_mismatch',
-      `The index at ${where} has another number of dimensions than the embedding model. Make an index with those of ` +
-        'knowledge_sources.embedding_dimensions and name it in the datastore’s config.',
-    );
   }
   return new RemoteStoreError('refused', `${where} refuses the request (${status}).`);
 }
