@@ -10,15 +10,17 @@ import {
   serverFacts,
 } from '../db/diagnostics.ts';
 import { migrationStatus } from '../db/migrate.ts';
-import { workerHealth } from '../db/operations.ts';
+import { heldWork, workerHealth } from '../db/operations.ts';
 import { type Check, check } from './doctor-checks.ts';
 import { checkSchema } from './doctor-schema.ts';
 import { explain } from './errors.ts';
 import { duration, seconds } from './format.ts';
+import { headline, nextStepOf, problemOf } from './held-work.ts';
 
 const MIGRATE = 'Run: agentd migrate up';
 const GRANT = 'Grant it the role agentd_worker, or connect as another.';
 const LISTEN_DEADLINE_MS = 2_000;
+const MOST_REASONS = 100;
 
 /** Runs every check; those that need agentd's tables are skipped while they are not there. */
 export async function checkDatabase(db: Database): Promise<Check[]> {
@@ -40,6 +42,7 @@ export async function checkDatabase(db: Database): Promise<Check[]> {
     await guarded('clock', () => checkClock(db)),
     await whenMigrated('stored secrets', () => checkSecrets(db)),
     await whenMigrated('workers', () => checkWorkers(db)),
+    await whenMigrated('held work', () => checkHeldWork(db)),
   ];
 }
 
@@ -210,4 +213,22 @@ async function checkWorkers(db: Database): Promise<Check> {
     ? `None is alive; the last was seen ${seconds(last.silent_seconds)} ago.`
     : 'None was seen in the last day.';
   return check('workers', 'warn', text, 'Run: agentd start');
+}
+
+async function checkHeldWork(db: Database): Promise<Check> {
+  const name = 'held work';
+  const held = await heldWork(db, MOST_REASONS);
+  if (held.length === 0)
+    return check(name, 'ok', 'No store of vectors, message or move to another model waits for a reason.');
+  return check(
+    name,
+    'warn',
+    `Something waits or was given up, for ${held.length === 1 ? 'one reason' : `${held.length} reasons`}.`,
+    null,
+    held.map((row) => ({
+      object: headline(row),
+      problem: problemOf(row),
+      next_step: nextStepOf(row),
+    })),
+  );
 }

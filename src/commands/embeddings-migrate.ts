@@ -7,6 +7,7 @@ import {
   indexAdvice,
   type MovePreview,
   type MoveReport,
+  modelsInUse,
   movers,
   moves,
   previewMoves,
@@ -66,8 +67,15 @@ export async function migrate(
     index: await indexAdvice(db, target),
   };
   const isDone = options.yes === true && options.dryRun !== true;
+  const isNothing = plan.workspaces.length + underWay.size === 0;
+  if (isNothing && (await modelsInUse(db, options.workspaceId, 1)).length === 0) {
+    if (output.json) return output.data(asJson(plan, false, open));
+    return output.line(
+      `There is no knowledge yet${options.workspaceId === null ? '' : ' in this workspace'}, so there is nothing to move. Put some in: agentd ingest FILE.`,
+    );
+  }
   if (!output.json && (plan.workspaces.length > 0 || underWay.size === 0)) printPlan(output, plan, catalog);
-  if (!isDone || plan.workspaces.length + underWay.size === 0) {
+  if (!isDone || isNothing) {
     if (output.json) output.data(asJson(plan, false, open));
     else if (plan.workspaces.length > 0) output.line(`\nNothing was changed. To do it, say --yes.`);
     return;

@@ -1,5 +1,4 @@
 import type { Command } from 'commander';
-import type { Database } from '../db/database.ts';
 import {
   cancelMoves,
   type ModelInUse,
@@ -7,16 +6,15 @@ import {
   modelsInUse,
   movers,
   moves,
-  workspaceBySlug,
 } from '../db/embedding-reports.ts';
-import { type CommandContext, resolveId } from './context.ts';
+import type { CommandContext } from './context.ts';
 import { printMoves } from './embedding-moves.ts';
 import { configuredModel, nameOf } from './embedding-target.ts';
 import { type MigrateOptions, migrate } from './embeddings-migrate.ts';
-import { CommandError } from './errors.ts';
 import { count, cut, shortId } from './format.ts';
 import { asOperator } from './operator.ts';
 import type { Output } from './output.ts';
+import { workspaceOf } from './workspace.ts';
 
 type Json = { readonly json?: boolean };
 const MOST_ROWS = 200;
@@ -86,19 +84,6 @@ export function register(program: Command, context: CommandContext): void {
           : `${count(cancelled.length)} ${cancelled.length === 1 ? 'move was' : 'moves were'} called off. The new vectors made so far are deleted.`,
       );
     });
-}
-
-async function workspaceOf(db: Database, text: string | undefined): Promise<string | null> {
-  if (text === undefined) return null;
-  const bySlug = await workspaceBySlug(db, text);
-  if (bySlug !== null) return bySlug;
-  if (!/^[0-9a-f-]{6,36}$/i.test(text)) {
-    throw new CommandError(
-      `There is no workspace with the slug '${cut(text, 60)}'.`,
-      'In SQL: select id, slug, name from workspaces.',
-    );
-  }
-  return resolveId(db, 'workspace', text);
 }
 
 type Status = {

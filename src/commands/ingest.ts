@@ -11,18 +11,23 @@ import {
   type SourceProgress,
   sourceProgress,
   type UploadOwner,
-  uploadOwner,
+  uploadOwners,
 } from '../db/uploads.ts';
 import { openStorage } from '../providers/object-storage.ts';
 import { type CommandContext, resolveId } from './context.ts';
 import { CommandError, UsageError } from './errors.ts';
-import { count } from './format.ts';
+import { count, cut, shortId } from './format.ts';
+import { workspaceOf } from './workspace.ts';
 
 type Options = { workspace?: string; agent?: string; name?: string; wait: boolean };
 
 const BUCKET = 'media-library';
 const LARGEST_BYTES = 100 * 1024 * 1024;
 const LOOK_MS = 300;
+/** Workspaces that are named where it is not clear which is meant. */
+const MOST_LISTED = 10;
+/** Everybody has a workspace of his own; where agentd may have no trigger on auth.users, when it is first needed. */
+const MAKE_WORKSPACE = `insert into auth.users (email) values ('you@example.com'); select agentd.ensure_personal_workspace(id) from auth.users where email = 'you@example.com';`;
 /** So long nobody may take it before it is said that no worker runs. */
 const PATIENCE_MS = 3_000;
 
@@ -32,7 +37,10 @@ export function register(program: Command, context: CommandContext): void {
     .command('ingest')
     .description('put a file or a page into a workspace’s knowledge, and show how it becomes searchable')
     .argument('<file-or-url>', 'a file on this machine, or an http(s) address')
-    .option('--workspace <id>', 'whose knowledge it is; may be left out where there is only one workspace')
+    .option(
+      '--workspace <slug-or-id>',
+      'whose knowledge it is; may be left out where there is only one workspace',
+    )
     .option('--agent <id>', 'the agent that reads it; without one, a page is for all of the workspace')
     .option('--name <name>', 'what it is called in citations')
     .option('--no-wait', 'return as soon as it is recorded')
@@ -72,12 +80,24 @@ export function register(program: Command, context: CommandContext): void {
 const isUrl = (given: string): boolean => /^https?:\/\//i.test(given);
 
 async function ownerOf(db: Database, workspace: string | undefined): Promise<UploadOwner> {
-  const id = workspace === undefined ? null : await resolveId(db, 'workspace', workspace);
-  const owner = await uploadOwner(db, id);
-  if (owner === null) {
+  const id = await workspaceOf(db, workspace);
+  const [owner, ...others] = await uploadOwners(db, id, MOST_LISTED + 1);
+  if (owner === undefined) {
+    throw new CommandError(
+      'There is no workspace yet that could own this.',
+      `Make one by its owner, in SQL: ${MAKE_WORKSPACE}`,
+    );
+  }
+  if (others.length > 0) {
+    const names = [owner, ...others]
+      .slice(0, MOST_LISTED)
+      .map(
+        ({ workspace_id, slug, name }) => `  ${cut(slug, 60)}  ${shortId(workspace_id)}  ${cut(name, 40)}`,
+      );
+    const more = others.length >= MOST_LISTED ? '\n  … and more: select id, slug, name from workspaces' : '';
     throw new UsageError(
-      'It is not clear whose knowledge this is: there is not exactly one workspace.',
-      'Name it: --workspace ID.',
+      `It is not clear whose knowledge this is: there are several workspaces.\n${names.join('\n')}${more}`,
+      'Name one by its slug or its id: --workspace SLUG.',
     );
   }
   return owner;

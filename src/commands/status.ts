@@ -2,6 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Command } from 'commander';
 import type { Queryable } from '../db/database.ts';
 import {
+  heldWork,
   lateTasks,
   queueHealth,
   recentFailures,
@@ -12,6 +13,7 @@ import {
 import type { CommandContext } from './context.ts';
 import { explain, UsageError } from './errors.ts';
 import { cost, count, cut, orDash, seconds, shortId, statusStyle, time } from './format.ts';
+import { headline, nextStepOf, problemOf } from './held-work.ts';
 import type { Output } from './output.ts';
 import { printQueues } from './queue-table.ts';
 
@@ -47,6 +49,7 @@ async function readStatus(db: Queryable) {
     workspaces: await workspaceActivity(db, WORKSPACES),
     late_tasks: await lateTasks(db, PROBLEMS),
     stuck_work: await stuckWork(db, PROBLEMS),
+    held_work: await heldWork(db, PROBLEMS),
     recent_failures: await recentFailures(db, PROBLEMS),
   };
 }
@@ -126,15 +129,11 @@ function print(output: Output, status: Status): void {
     'None.',
   );
   title('\nStuck work');
-  output.table(
-    status.stuck_work,
-    [
-      { title: 'WHAT', value: (row) => `${row.kind} ${shortId(row.id)}` },
-      { title: 'PROBLEM', value: (row) => row.problem, style: () => 'red' },
-      { title: 'SINCE', value: (row) => time(row.since) },
-    ],
-    'None.',
-  );
+  if (status.stuck_work.length > 0 || status.held_work.length === 0) printStuck(output, status.stuck_work);
+  for (const held of status.held_work) {
+    output.line(`${headline(held)}: ${output.paint('red', problemOf(held))}`);
+    output.line(`  → ${nextStepOf(held)}`);
+  }
   title('\nFailed in the last day');
   output.table(
     status.recent_failures,
@@ -144,6 +143,18 @@ function print(output: Output, status: Status): void {
       { title: 'AT', value: (row) => time(row.finished_at) },
       { title: 'CODE', value: (row) => orDash(row.reason_code), style: () => 'red' },
       { title: 'REASON', value: (row) => cut(orDash(row.reason), 60) },
+    ],
+    'None.',
+  );
+}
+
+function printStuck(output: Output, rows: Status['stuck_work']): void {
+  output.table(
+    rows,
+    [
+      { title: 'WHAT', value: (row) => `${row.kind} ${shortId(row.id)}` },
+      { title: 'PROBLEM', value: (row) => row.problem, style: () => 'red' },
+      { title: 'SINCE', value: (row) => time(row.since) },
     ],
     'None.',
   );

@@ -290,6 +290,57 @@ select exists (select 1 from own) as is_own`,
   return row?.is_own ?? false;
 }
 
+/**
+ * Books what was paid for passages that had nowhere to go: their document was changed, archived or deleted meanwhile. Once, however often
+ * it is said, and not if the batch was stored after all.
+ */
+export async function bookUnstored(
+  db: Queryable,
+  document: Pick<ClaimedDocument, 'id' | 'workspace_id' | 'agent_id'>,
+  paid: {
+    readonly batch: string;
+    readonly tokens: number;
+    readonly costMicros: number;
+    readonly provider: string;
+    readonly model: string;
+  },
+): Promise<void> {
+  if (paid.tokens === 0) return;
+  await db.query(
+    {
+      name: 'book_unstored',
+      text: `
+with fresh as (
+  insert into public.usage_event_keys (workspace_id, idempotency_key, recorded_at)
+  select w.id, 'embed:' || $4::uuid, agentd.now() from public.workspaces w
+   where w.id = $2
+     and not exists (select 1 from public.knowledge_sources k where k.id = $1 and k.stored_batch = $4)
+  on conflict do nothing
+  returning workspace_id
+),
+source as (
+  update public.knowledge_sources k
+     set embedded_tokens = k.embedded_tokens + $5, cost_micros = k.cost_micros + $6
+    from fresh where k.id = $1
+)
+insert into public.usage_events (workspace_id, agent_id, metric, quantity, cost_micros, idempotency_key, dimensions, occurred_at)
+select f.workspace_id, $3, 'embedding_tokens', $5, $6, 'embed:' || $4::uuid,
+       jsonb_build_object('source_id', $1::uuid, 'provider', $7::text, 'model', $8::text), agentd.now()
+  from fresh f`,
+    },
+    [
+      document.id,
+      document.workspace_id,
+      document.agent_id,
+      paid.batch,
+      paid.tokens,
+      paid.costMicros,
+      paid.provider,
+      paid.model,
+    ],
+  );
+}
+
 /** What a complete ingestion has found out. */
 export type DocumentFacts = {
   readonly content_sha256: string;

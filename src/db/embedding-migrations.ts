@@ -3,6 +3,7 @@
  *
  * Every write carries the claim's epoch. One of an older claim, or of a move that was cancelled, changes nothing and says so.
  */
+import { createHash } from 'node:crypto';
 import type { Queryable } from './database.ts';
 import { toJson } from './json.ts';
 import { type HeldRow, type NotRenewed, renew, renewStatement } from './leases.ts';
@@ -31,11 +32,22 @@ export const isToMove = (row: string, model = '$1', dimensions = '$2'): string =
   `(${row}.processing_status <> 'archived' and ${row}.chunk_count > 0 and ${row}.embedding_model is not null
     and (${row}.embedding_model <> ${model} or ${row}.embedding_dimensions is distinct from ${dimensions}))`;
 
-/** Whether the passage `row` has its new vector beside it, or the word that it gets none. */
+/**
+ * Whether the passage `row` has its new vector beside it, or the word that it gets none: one of the text that it has now.
+ *
+ * The offset keeps this a look into the index for each passage. Made a join, it compared every passage of a source with every other.
+ */
 export const isStaged = (row: string, model: string, dimensions: string): string =>
   `exists (select 1 from public.knowledge_chunks n
             where n.source_id = ${row}.source_id and n.generation = ${row}.generation + ${STAGED} and n.chunk_index = ${row}.chunk_index
-              and n.embedding_model = ${model} and (n.embedding_bits is null or length(n.embedding_bits) = ${dimensions}))`;
+              and n.embedding_model = ${model} and (n.embedding_bits is null or length(n.embedding_bits) = ${dimensions})
+              and n.content = ${row}.content and n.embed_prefix is not distinct from ${row}.embed_prefix
+              and n.heading_path is not distinct from ${row}.heading_path
+           offset 0)`;
+
+/** A pause that is longer than any that is written here is one of a server whose clock was ahead: it is over. */
+export const LONGEST_PAUSE_MS = 15 * 60_000;
+const LONGEST_PAUSE = `interval '${LONGEST_PAUSE_MS} milliseconds'`;
 
 /** What names a claim. */
 export type MoveClaim = { readonly id: string; readonly lease_epoch: number };
@@ -47,6 +59,8 @@ export type ClaimedMove = MoveClaim & {
   readonly dimensions: number;
   /** This one included; those since which a passage was stored do not count. */
   readonly attempts: number;
+  /** Of the provider or the database, in a row, since which no passage was stored. */
+  readonly failures: number;
   readonly credentials: readonly StoredCredential[];
 };
 
@@ -68,8 +82,9 @@ export async function claimMove(
 with next as (
   select m.workspace_id from agentd.embedding_migrations m
    where m.status in ('waiting', 'running')
-     and ((m.status = 'waiting' and coalesce(m.retry_at, '-infinity') <= agentd.now())
-          or (m.status = 'running' and $3 and m.lease_expires_at < agentd.now()))
+     and ((m.status = 'waiting' and (m.retry_at is null or m.retry_at <= agentd.now() or m.retry_at > agentd.now() + ${LONGEST_PAUSE}))
+          or (m.status = 'running' and $3
+              and (m.lease_expires_at < agentd.now() or m.lease_expires_at > agentd.now() + make_interval(secs => $2) + ${LONGEST_PAUSE})))
      and not exists (select 1 from agentd.queue_controls c
                       where c.queue = 'document-ingest' and (c.workspace_id is null or c.workspace_id = m.workspace_id))
    order by m.worked_at nulls first, m.requested_at
@@ -84,7 +99,7 @@ claimed as (
     from next where m.workspace_id = next.workspace_id
   returning m.*
 )
-select c.id, c.lease_epoch, c.workspace_id, c.model, c.dimensions, c.attempts,
+select c.id, c.lease_epoch, c.workspace_id, c.model, c.dimensions, c.attempts, c.failures,
        coalesce((
          select jsonb_agg(jsonb_build_object('id', w.id, 'provider', w.provider, 'secret', w.api_key,
                                              'vault_id', w.vault_api_key_id) order by w.created_at)
@@ -181,19 +196,21 @@ const OVERWRITE = [
   .map((column) => `${column} = excluded.${column}`)
   .join(', ');
 
-/** Locks the sources of the items that still are what they were when the passages were read; a reingestion waits or has been. */
-const SOURCES = `
+/** Locks the sources of the items, as they are now: a reingestion waits or has been. @param locked what to do about one that somebody holds */
+const sources = (locked: '' | 'skip locked'): string => `
 source as materialized (
   select k.id, k.generation from public.knowledge_sources k
    where k.id in (select o.source_id from item i join public.knowledge_chunks o on o.id = i.id)
      and k.workspace_id = (select held.workspace_id from held)
-   order by k.id for share
+   order by k.id for share ${locked}
 )`;
 
 /** A passage's new vector. */
 export type NewVector = {
   /** Of the old passage. */
   readonly id: string;
+  /** What was embedded of it: a passage whose text has changed since is left out. Null: it is longer than any of ours. */
+  readonly text: string | null;
   /** sha256 of model, dimensions and text, as bytea literal (\\x…). */
   readonly embedding_key: string;
   /** As vector literal; null: it could not be embedded. */
@@ -201,13 +218,31 @@ export type NewVector = {
   readonly metadata: Readonly<Record<string, unknown>>;
 };
 
-/** Stores vectors that the workspace has paid for before, wherever they are. Returns the old passages' ids; null: no longer the worker's. */
+/** Items as rows of knowledge_chunks: in `content_sha256` is that of the text that was embedded. */
+const itemRows = (items: readonly Pick<NewVector, 'id' | 'text'>[]): string =>
+  toJson(
+    items.map(({ text, ...item }) => ({
+      ...item,
+      content_sha256: text === null ? null : createHash('sha256').update(text).digest('hex'),
+    })),
+  );
+const IS_UNCHANGED = `encode(sha256(convert_to(${embedText('o')}, 'UTF8')), 'hex') is not distinct from i.content_sha256`;
+
+/**
+ * Stores vectors that the workspace has paid for before, wherever they are. Waits for no source that somebody holds. Null: no longer the
+ * worker's.
+ */
 export async function storeKnownVectors(
   db: Queryable,
   claim: ClaimedMove,
-  items: readonly Pick<NewVector, 'id' | 'embedding_key'>[],
-): Promise<Set<string> | null> {
-  const [row] = await db.query<{ is_own: boolean; ids: string[] }>(
+  items: readonly Pick<NewVector, 'id' | 'text' | 'embedding_key'>[],
+): Promise<{
+  /** Old passages that have their new vector. */
+  readonly known: ReadonlySet<string>;
+  /** Sources that somebody holds: nothing of them can be stored now. */
+  readonly locked: ReadonlySet<string>;
+} | null> {
+  const [row] = await db.query<{ is_own: boolean; ids: string[]; locked: string[] }>(
     {
       name: 'store_known_vectors',
       text: `
@@ -215,11 +250,11 @@ with held as (
   select m.workspace_id, m.model, m.dimensions from agentd.embedding_migrations m
    where m.id = $1 and m.lease_epoch = $2 and m.status = 'running' for no key update
 ),
-item as materialized (select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $3::jsonb) x),${SOURCES},
+item as materialized (select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $3::jsonb) x),${sources('skip locked')},
 known as materialized (
   select o.id as old_id, e.embedding, i.embedding_key
     from held cross join item i
-    join public.knowledge_chunks o on o.id = i.id
+    join public.knowledge_chunks o on o.id = i.id and ${IS_UNCHANGED}
     join source s on s.id = o.source_id and s.generation = o.generation
    cross join lateral (
      select c.embedding from public.knowledge_chunks c
@@ -236,19 +271,24 @@ stored as (
 ),
 booked as (
   update agentd.embedding_migrations m
-     set done_chunks = m.done_chunks + (select count(*) from stored), attempts = case when exists (select 1 from stored) then 0 else m.attempts end
+     set done_chunks = m.done_chunks + (select count(*) from stored), attempts = case when exists (select 1 from stored) then 0 else m.attempts end,
+         failures = case when exists (select 1 from stored) then 0 else m.failures end
     from held where m.workspace_id = held.workspace_id
 )
-select exists (select 1 from held) as is_own, coalesce((select array_agg(k.old_id) from known k), '{}') as ids`,
+select exists (select 1 from held) as is_own, coalesce((select array_agg(k.old_id) from known k), '{}') as ids,
+       coalesce((select array_agg(distinct k.id) from item i join public.knowledge_chunks o on o.id = i.id
+                   join public.knowledge_sources k on k.id = o.source_id and k.generation = o.generation
+                  where k.id not in (select s.id from source s)), '{}') as locked`,
     },
-    [claim.id, claim.lease_epoch, toJson(items)],
+    [claim.id, claim.lease_epoch, itemRows(items)],
   );
-  return row?.is_own ? new Set(row.ids) : null;
+  return row?.is_own ? { known: new Set(row.ids), locked: new Set(row.locked) } : null;
 }
 
 /**
  * Stores vectors as they were embedded, what that cost, and extends the lease, in one transaction. False: no longer the worker's. A
- * passage whose source was ingested anew meanwhile is left out. May be said again when its answer was lost: a batch is booked once.
+ * passage that was changed, or whose source was ingested anew, meanwhile is left out. May be said again when its answer was lost: a batch
+ * is booked once.
  */
 export async function storeNewVectors(
   db: Queryable,
@@ -261,23 +301,25 @@ export async function storeNewVectors(
     readonly costMicros: number;
     readonly provider: string;
     readonly leaseSeconds: number;
+    /** Passages of sources that somebody holds are left out too, rather than waited for. */
+    readonly skipsLocked: boolean;
   },
 ): Promise<boolean> {
   const [row] = await db.query<{ is_own: boolean }>(
     {
-      name: 'store_new_vectors',
+      name: stored.skipsLocked ? 'store_new_vectors_of_free' : 'store_new_vectors',
       text: `
 with held as (
   select m.workspace_id, m.id, m.model, ($4::uuid is null or m.last_batch is distinct from $4) as is_new from agentd.embedding_migrations m
    where m.id = $1 and m.lease_epoch = $2 and m.status = 'running' for no key update
 ),
-item as materialized (select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $3::jsonb) x),${SOURCES},
+item as materialized (select x.* from jsonb_populate_recordset(null::public.knowledge_chunks, $3::jsonb) x),${sources(stored.skipsLocked ? 'skip locked' : '')},
 stored as (
   insert into public.knowledge_chunks (workspace_id, source_id, generation, ${COPIED}, metadata, embedding_model, embedding_key, embedding)
   select held.workspace_id, o.source_id, o.generation + ${STAGED}, ${copied('o')}, (o.metadata - 'not_embedded') || i.metadata, held.model,
          i.embedding_key, i.embedding
     from held cross join item i
-    join public.knowledge_chunks o on o.id = i.id
+    join public.knowledge_chunks o on o.id = i.id and ${IS_UNCHANGED}
     join source s on s.id = o.source_id and s.generation = o.generation
   on conflict (source_id, generation, chunk_index) do update set ${OVERWRITE}
   returning embedding is null as is_refused
@@ -288,7 +330,7 @@ booked as (
          refused_chunks = m.refused_chunks + case when held.is_new then (select count(*) from stored where is_refused) else 0 end,
          embedded_tokens = m.embedded_tokens + case when held.is_new then $5 else 0 end,
          cost_micros = m.cost_micros + case when held.is_new then $6 else 0 end,
-         attempts = 0, last_batch = coalesce($4, m.last_batch), worked_at = agentd.now(), lease_expires_at = agentd.now() + make_interval(secs => $7)
+         attempts = 0, failures = 0, last_batch = coalesce($4, m.last_batch), worked_at = agentd.now(), lease_expires_at = agentd.now() + make_interval(secs => $7)
     from held where m.workspace_id = held.workspace_id
 ),
 used as (
@@ -302,7 +344,7 @@ select exists (select 1 from held) as is_own`,
     [
       claim.id,
       claim.lease_epoch,
-      toJson(stored.items),
+      itemRows(stored.items),
       stored.batch,
       stored.tokens,
       stored.costMicros,
@@ -387,7 +429,7 @@ export async function completeMove(db: Queryable, claim: MoveClaim): Promise<boo
       name: 'complete_embedding_migration',
       text: `
 update agentd.embedding_migrations m
-   set status = 'completed', lease_expires_at = null, attempts = 0, finished_at = agentd.now(), retry_at = null,
+   set status = 'completed', lease_expires_at = null, attempts = 0, failures = 0, finished_at = agentd.now(), retry_at = agentd.now(),
        reason_code = case when m.refused_chunks > 0 then 'embedding_refused' end,
        reason = case when m.refused_chunks > 0 then
          m.refused_chunks || ' passages could not be embedded and are found by their words alone; knowledge_chunks.metadata says why.' end
@@ -399,13 +441,15 @@ returning 1`,
   return rows.length > 0;
 }
 
-/** The move waits, for its turn or for what its reason says. @param again.spends whether the attempt counts */
+/** The move waits, for its turn or for what its reason says. @param again.counts as what it is counted */
 export async function postponeMove(
   db: Queryable,
   claim: MoveClaim,
   again: {
+    /** At most LONGEST_PAUSE_MS; 0: until its turn. */
     readonly inMs: number;
-    readonly spends: boolean;
+    /** An attempt: of these the move has few. A failure: of these it has many. */
+    readonly counts: 'attempt' | 'failure' | null;
     readonly reasonCode: string | null;
     readonly reason: string | null;
   },
@@ -415,13 +459,21 @@ export async function postponeMove(
       name: 'postpone_embedding_migration',
       text: `
 update agentd.embedding_migrations m
-   set status = 'waiting', lease_expires_at = null, retry_at = agentd.now() + $3::double precision * interval '1 millisecond',
-       attempts = greatest(m.attempts - case when $4 then 0 else 1 end, 0), reason_code = $5, reason = left($6, 2000),
+   set status = 'waiting', lease_expires_at = null, retry_at = case when $3::double precision > 0 then agentd.now() + $3::double precision * interval '1 millisecond' end,
+       attempts = greatest(m.attempts - case when $4::text = 'attempt' then 0 else 1 end, 0),
+       failures = m.failures + case when $4::text = 'failure' then 1 else 0 end, reason_code = $5, reason = left($6, 2000),
        worked_at = agentd.now()
  where m.id = $1 and m.lease_epoch = $2 and m.status = 'running'
 returning 1`,
     },
-    [claim.id, claim.lease_epoch, again.inMs, again.spends, again.reasonCode, again.reason],
+    [
+      claim.id,
+      claim.lease_epoch,
+      Math.min(again.inMs, LONGEST_PAUSE_MS),
+      again.counts,
+      again.reasonCode,
+      again.reason,
+    ],
   );
   return rows.length > 0;
 }
@@ -450,25 +502,45 @@ returning 1`,
 /** How long after a move was complete its workspace is looked at for what was under way at the switch. */
 const STRAYS_FOR = `interval '1 day'`;
 
+/** How many workspaces are looked at in one go. */
+const STRAYS_AT_ONCE = 500;
+
 /**
  * Moves that were complete go on where a document has the old model after all: its ingestion was under way at the switch. Returns how
- * many.
+ * many. A workspace is looked at ever more rarely, once an hour at last: `retry_at` of a completed move says when.
  */
 export async function reopenMoves(db: Queryable): Promise<number> {
   const rows = await db.query({
     name: 'reopen_embedding_migrations',
     text: `
-update agentd.embedding_migrations m
-   set status = 'waiting', finished_at = null, retry_at = null, attempts = 0
- where m.workspace_id in (
-   select o.workspace_id from agentd.embedding_migrations o
-    where o.status = 'completed' and o.finished_at > agentd.now() - ${STRAYS_FOR}
-      and exists (select 1 from public.knowledge_sources k
-                   where k.workspace_id = o.workspace_id and k.processing_status <> 'processing'
-                     and ${isToMove('k', 'o.model', 'o.dimensions')})
-    limit 100
-      for no key update skip locked)
-returning 1`,
+with due as materialized (
+  select o.workspace_id, o.model, o.dimensions, o.finished_at from agentd.embedding_migrations o
+   where o.status = 'completed'
+     -- later than any is put off to: the server's clock was ahead
+     and (o.retry_at <= agentd.now() or (o.retry_at > agentd.now() + interval '61 minutes' and o.retry_at < 'infinity'))
+   order by o.retry_at
+   limit ${STRAYS_AT_ONCE}
+     for no key update skip locked
+),
+looked as materialized (
+  select d.workspace_id, d.finished_at,
+         exists (select 1 from public.knowledge_sources k
+                  where k.workspace_id = d.workspace_id and k.processing_status <> 'processing'
+                    and ${isToMove('k', 'd.model', 'd.dimensions')}) as has_strays
+    from due d
+),
+looked_after as (
+  update agentd.embedding_migrations m
+     set status = case when l.has_strays then 'waiting' else m.status end,
+         finished_at = case when l.has_strays then null else m.finished_at end,
+         attempts = 0, failures = 0,
+         retry_at = case when not l.has_strays and l.finished_at > agentd.now() - ${STRAYS_FOR} then
+           agentd.now() + least(greatest(agentd.now() - l.finished_at, interval '30 seconds'), interval '1 hour') end
+    from looked l
+   where m.workspace_id = l.workspace_id
+  returning l.has_strays
+)
+select 1 from looked_after a where a.has_strays`,
   });
   return rows.length;
 }

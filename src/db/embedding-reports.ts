@@ -189,7 +189,7 @@ with recorded as (
          from_dimensions = case when m.pinned_model is null then excluded.from_dimensions else m.pinned_dimensions end,
          chunks = excluded.chunks, done_chunks = excluded.done_chunks, refused_chunks = 0, tokens = excluded.tokens,
          expected_cost_micros = excluded.expected_cost_micros, embedded_tokens = 0, cost_micros = 0, reason_code = null, reason = null,
-         retry_at = null, attempts = 0, worker_id = null, lease_epoch = m.lease_epoch + 1, lease_expires_at = null, last_batch = null,
+         retry_at = null, attempts = 0, failures = 0, worker_id = null, lease_epoch = m.lease_epoch + 1, lease_expires_at = null, last_batch = null,
          requested_by = excluded.requested_by, requested_at = agentd.now(), started_at = null, worked_at = null, switched_at = null,
          finished_at = null
    where m.status in ('completed', 'failed', 'cancelled')

@@ -1,5 +1,6 @@
 /** Graphs that may be asked for what an agent looks for, and which of their facts can be cited. */
 import type { Queryable } from './database.ts';
+import { IS_RESTED } from './remote-vectors.ts';
 
 /** Whether the agent $2 may read a source `k` of a datastore. */
 const MAY_READ = `(k.agent_id = $2
@@ -29,7 +30,7 @@ select s.id, s.datastore_id, s.workspace_id, d.config
   from agentd.zep_graphs g
   join agentd.vector_stores s on s.id = g.store_id and s.kind = 'getzep' and s.retired_at is null
   join public.datastores d on d.id = s.datastore_id
- where g.workspace_id = $1 and (s.rest_until is null or s.rest_until <= agentd.now())
+ where g.workspace_id = $1 and ${IS_RESTED}
    and exists (
      select 1 from agentd.vector_copies c
        join public.knowledge_sources k on k.id = c.source_id and k.generation = c.generation and k.workspace_id = c.workspace_id

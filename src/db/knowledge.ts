@@ -178,7 +178,8 @@ select case
          when exists (select 1 from pg_catalog.pg_class c
                        where c.relnamespace = 'public'::regnamespace and c.relname = agentd.vector_index_name($1, $2)) then true
          when $3 + (select coalesce(sum(k.chunk_count), 0) from public.knowledge_sources k
-                     where k.embedding_model = $1 and k.embedding_dimensions = $2) < $4 then false
+                     where k.embedding_model = $1 and k.embedding_dimensions = $2
+                       and (k.embedding_model is not null) is true) < $4 then false
          else agentd.ensure_vector_index($1, $2)
        end as there`,
     },

@@ -470,5 +470,7 @@ export const MADE_OBJECTS = `
 0021_ingestion | index | public | media_processing_logs_source_id_idx | media_processing_logs
 0021_ingestion | sequence | public | knowledge_sources_seq_seq | knowledge_sources
 0022_retrieval | function | public | match_knowledge_chunks(vector, integer, double precision, uuid, uuid, text, text, uuid[]) | TABLE(id uuid, source_id uuid, source_name text, content text, page integer, heading_path text[], similarity double precision, score double precision, metadata jsonb)
+0025_remote_vectors | index | public | knowledge_sources_datastore_order_idx | knowledge_sources
 0026_message_embeddings | function | public | search_messages(vector, text, integer, uuid, uuid, uuid, uuid, uuid, text) | TABLE(id uuid, kind text, conversation_id uuid, channel_id uuid, title text, role text, user_id uuid, agent_id uuid, content text, created_at timestamp with time zone, similarity double precision, score double precision)
+0027_embedding_migrations | index | public | knowledge_sources_model_idx | knowledge_sources
 `;

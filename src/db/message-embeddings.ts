@@ -49,21 +49,26 @@ export type MessageOutcome = Omit<QueuedMessage, 'content'> & {
   readonly reason: string | null;
 };
 
-/** Takes the next workspace after `after` that has something to do and that nobody has; null: there is none. */
+/**
+ * Takes the next workspace after `after` that has something to do and that nobody has; null: there is none. An id: so many of those rest that
+ * it gave up looking at that one, and the next look begins there.
+ */
 export async function claimMessageWorkspace(
   db: Queryable,
   after: string | null,
   workerId: string,
   leaseSeconds: number,
-): Promise<MessageClaim | null> {
-  const [row] = await db.query<MessageClaim>(
+): Promise<MessageClaim | string | null> {
+  const [row] = await db.query<Omit<MessageClaim, 'lease_epoch'> & { readonly lease_epoch: number | null }>(
     {
       name: 'claim_message_workspace',
       text: `select id, lease_epoch, is_wanted, is_walking, batch_size, failures from agentd.claim_message_workspace($1, $2, $3)`,
     },
     [after, workerId, leaseSeconds],
   );
-  return row ?? null;
+  if (row === undefined) return null;
+  const { lease_epoch } = row;
+  return lease_epoch === null ? row.id : { ...row, lease_epoch };
 }
 
 const RENEW = renewStatement(
@@ -90,13 +95,20 @@ export async function walkMessages(db: Queryable, claim: MessageClaim, limit: nu
   return row?.seen ?? 0;
 }
 
-/** The next messages of a claimed workspace; those with nothing to embed leave the queue. Fewer than `limit`: there are no more now. */
+/**
+ * The next messages of a claimed workspace; those with nothing to embed leave the queue. `looked_at` is fewer than `limit`: there are no
+ * more now. `held` are those that were to leave and could not: another transaction holds them.
+ */
 export async function takeMessages(
   db: Queryable,
   claim: MessageClaim,
   limit: number,
-): Promise<{ readonly messages: readonly QueuedMessage[]; readonly looked_at: number }> {
-  const [row] = await db.query<{ messages: QueuedMessage[]; looked_at: number }>(
+): Promise<{
+  readonly messages: readonly QueuedMessage[];
+  readonly looked_at: number;
+  readonly held: number;
+}> {
+  const [row] = await db.query<{ messages: QueuedMessage[]; looked_at: number; held: number }>(
     {
       name: 'take_messages',
       text: `
@@ -126,6 +138,7 @@ gone as (
        join read r on r.message_id = o.message_id and r.kind = o.kind and r.version = o.version
       where not r.is_open or r.content !~ '[^[:space:]]'
         for update of o skip locked)
+  returning 1
 ),
 too_large as (
   update agentd.message_queue q
@@ -137,15 +150,18 @@ too_large as (
        where r.is_open and r.bytes > ${LARGEST_MESSAGE}
          for update of o skip locked) t
    where q.message_id = t.message_id and q.kind = t.kind
+  returning 1
 )
 select (select count(*) from read) as looked_at,
+       (select count(*) from read r where not coalesce(r.is_open and r.content ~ '[^[:space:]]', false))
+         - (select count(*) from gone) - (select count(*) from too_large) as held,
        coalesce((select jsonb_agg(jsonb_build_object('kind', r.kind, 'id', r.message_id, 'version', r.version, 'content', r.content)
                                   order by r.attempts, r.seq)
                    from read r where r.is_open and r.content ~ '[^[:space:]]'), '[]') as messages`,
     },
     [claim.id, claim.lease_epoch, limit],
   );
-  return row ?? { messages: [], looked_at: 0 };
+  return row ?? { messages: [], looked_at: 0, held: 0 };
 }
 
 /** The workspace's keys of model providers. */
@@ -170,7 +186,8 @@ select coalesce(jsonb_agg(jsonb_build_object('id', w.id, 'provider', w.provider,
  * Stores what became of messages and what that cost, in one transaction. A message that somebody holds keeps its place in the queue
  * with an attempt more. Said twice, it is stored once: `key` names it in the workspace's ledger of usage.
  *
- * Returns how many are embedded now, and how many are done with; null: the workspace is no longer the worker's, and nothing was stored.
+ * Returns how many are embedded now, and how many are done with; null: the workspace is no longer the worker's, and nothing was stored
+ * but what it cost.
  */
 export async function storeMessageEmbeddings(
   db: Queryable,
@@ -242,9 +259,10 @@ left_over as (
     from queued o
    where q.message_id = o.id and q.kind = o.kind and (o.id, o.kind) not in (select d.id, d.kind from done d)
 ),
+-- paid is paid, also where the workspace asks no more by now
 booked as (
   insert into public.usage_event_keys (workspace_id, idempotency_key, recorded_at)
-  select own.id, $6, agentd.now() from own
+  select w.id, $6, agentd.now() from public.workspaces w where w.id = $1
   on conflict do nothing
   returning workspace_id
 ),

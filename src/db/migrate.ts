@@ -39,6 +39,7 @@ import * as m0026 from './migrations/0026_message_embeddings.ts';
 import * as m0027 from './migrations/0027_embedding_migrations.ts';
 import * as m0028 from './migrations/0028_tenancy.ts';
 import * as m0029 from './migrations/0029_zep_graphs.ts';
+import * as m0030 from './migrations/0030_limits.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -70,6 +71,7 @@ const migrations: Record<string, Migration> = {
   '0027_embedding_migrations': m0027,
   '0028_tenancy': m0028,
   '0029_zep_graphs': m0029,
+  '0030_limits': m0030,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -189,6 +189,42 @@ export function stuckWork(db: Queryable, limit: number): Promise<StuckWork[]> {
   );
 }
 
+/** Copies of vectors, embeddings of messages and moves to another model that wait or were given up, for one reason. */
+export type HeldWork = {
+  /** What the rows are: stores of vectors, workspaces, messages, workspaces. */
+  readonly kind: 'stores_resting' | 'messages_waiting' | 'messages_given_up' | 'moves_failed';
+  /** `paused`: by an operator. */
+  readonly reason_code: string;
+  /** At most 20,000 messages are counted. */
+  readonly count: number;
+  /** The reason of one of them, in words; null: none was written down. */
+  readonly example: string | null;
+};
+
+/** What waits or was given up besides runs and documents, by kind and reason, at most `limit` of them; normally none. */
+export function heldWork(db: Queryable, limit: number): Promise<HeldWork[]> {
+  return db.query<HeldWork>(
+    `with held (place, kind, reason_code, reason) as (
+       select 1, 'stores_resting', s.reason_code, s.reason from agentd.vector_stores s
+        where s.rest_until > agentd.now() and s.reason_code is not null
+       union all
+       select 2, 'messages_waiting', case when w.retry_at = 'infinity' then 'paused' else w.reason_code end, w.reason
+         from agentd.message_workspaces w
+        where (w.reason_code is not null or w.retry_at = 'infinity')
+          and (w.walk_kind is not null
+               or exists (select 1 from agentd.message_queue q where q.workspace_id = w.id and q.failed_at is null))
+       union all
+       select 3, 'messages_given_up', q.reason_code, q.reason
+         from (select f.reason_code, f.reason from agentd.message_queue f where f.failed_at is not null limit ${MOST_COUNTED}) q
+       union all
+       select 4, 'moves_failed', m.reason_code, m.reason from agentd.embedding_migrations m where m.status = 'failed'
+     )
+     select h.kind, coalesce(h.reason_code, 'unknown') as reason_code, count(*)::integer as count, min(h.reason) as example
+       from held h group by h.place, 1, 2 order by h.place, count(*) desc, 2 limit $1`,
+    [limit],
+  );
+}
+
 export type RecentFailure = {
   readonly run_id: string;
   readonly workspace_id: string;

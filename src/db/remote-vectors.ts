@@ -26,6 +26,24 @@ export type ClaimedStore = {
 /** Stores of one workspace that are worked on at once, by all daemons. */
 const STORES_OF_WORKSPACE = 2;
 
+/** No lease is as long, and no pause longer: what is further ahead is of a clock that was wrong, and counts as over. */
+const LEASE_MINUTES = 10;
+const PAUSE_MINUTES = 60;
+const RECONCILE_MINUTES = 120;
+const ahead = (minutes: number): string => `agentd.now() + interval '${minutes} minutes'`;
+
+/** The store `s` is nobody's at present. */
+const IS_FREE = `(s.leased_until is null or s.leased_until <= agentd.now() or s.leased_until > ${ahead(LEASE_MINUTES)})`;
+/** The store `s` does not rest. */
+export const IS_RESTED = `(s.rest_until is null or s.rest_until <= agentd.now() or s.rest_until > ${ahead(PAUSE_MINUTES)})`;
+/** The store `s` is to be compared. */
+const IS_RECONCILE_DUE = `(s.reconcile_at <= agentd.now() or s.reconcile_at > ${ahead(RECONCILE_MINUTES)})`;
+/** How many stores of the workspace of `s` are worked on. */
+const AT_WORK = `(select count(*) from agentd.vector_stores l
+             where l.workspace_id = s.workspace_id and l.leased_until > agentd.now() and l.leased_until <= ${ahead(LEASE_MINUTES)})`;
+/** When the row `o` of the outbox is due. */
+const DUE = ['o.retry_at is null', 'o.retry_at <= agentd.now()', `o.retry_at > ${ahead(PAUSE_MINUTES)}`];
+
 /** Claims stores that have something to do, those that have waited longest first, and of each workspace a few. */
 export function claimStores(
   db: Queryable,
@@ -46,22 +64,25 @@ with recursive waiting (store_id) as (
 wanted as (
   select w.store_id as id from waiting w
    where w.store_id is not null
-     and exists (select 1 from agentd.vector_outbox o where o.store_id = w.store_id and o.retry_at <= agentd.now())
+     and (${DUE.map((due) => `exists (select 1 from agentd.vector_outbox o where o.store_id = w.store_id and ${due})`).join('\n          or ')})
   union
-  (select s.id from agentd.vector_stores s where s.reconcile_at <= agentd.now() and s.retired_at is null order by s.reconcile_at limit 200)
+  -- those that can be claimed now: others must not fill what is looked at
+  (select s.id from agentd.vector_stores s
+    where ${IS_RECONCILE_DUE} and s.retired_at is null and ${IS_FREE} and ${IS_RESTED} and ${AT_WORK} < ${STORES_OF_WORKSPACE}
+    order by s.reconcile_at limit 200)
 ),
 free as (
   select s.id, s.worked_at,
          row_number() over (partition by s.workspace_id order by s.worked_at nulls first, s.id)
-           + (select count(*) from agentd.vector_stores l where l.workspace_id = s.workspace_id and l.leased_until > agentd.now()) as place
+           + ${AT_WORK} as place
     from wanted w
     join agentd.vector_stores s on s.id = w.id
-   where (s.leased_until is null or s.leased_until <= agentd.now()) and (s.rest_until is null or s.rest_until <= agentd.now())
+   where ${IS_FREE} and ${IS_RESTED}
 ),
 chosen as (
   select s.id from agentd.vector_stores s
    where s.id in (select f.id from free f where f.place <= ${STORES_OF_WORKSPACE} order by f.worked_at nulls first, f.id limit $2)
-     and (s.leased_until is null or s.leased_until <= agentd.now())
+     and ${IS_FREE}
      for no key update skip locked
 )
 update agentd.vector_stores s
@@ -72,7 +93,7 @@ update agentd.vector_stores s
  where s.id = c.id
 returning s.id, s.datastore_id, s.kind, s.workspace_id, s.lease_epoch, s.attempts, s.retired_at is not null as is_retired,
           case when s.retired_at is null then d.config else s.config end as config,
-          s.retired_at is null and s.reconcile_at <= agentd.now() as is_reconcile_due, s.reconcile_place`,
+          s.retired_at is null and ${IS_RECONCILE_DUE} as is_reconcile_due, s.reconcile_place`,
     },
     [workerId, limit, leaseSeconds],
   );
@@ -108,6 +129,8 @@ export type OutboxRow = {
   readonly workspace_id: string;
   readonly request: number;
   readonly sent_to: number;
+  /** How far the deletion of what is too much has come; null: it begins. */
+  readonly removal_place: unknown;
   readonly attempts: number;
   /** Whether anything may be there: it was taken before, or a copy is known. */
   readonly is_known: boolean;
@@ -139,9 +162,10 @@ with own as (
 ),
 next as (
   select o.store_id, o.source_id, o.workspace_id, o.claimed_at, o.generation as sent_generation
-    from agentd.vector_outbox o join own on own.id = o.store_id
-   where o.retry_at <= agentd.now()
-   order by o.retry_at
+    from agentd.vector_outbox o
+   -- one value, and no join: the index has the order then
+   where o.store_id = (select own.id from own) and (${DUE.join(' or ')})
+   order by o.turn_at
    limit 1
      for update of o skip locked
 ),
@@ -154,13 +178,15 @@ wanted as (
      and k.processing_status <> 'archived' and k.chunk_count > 0
 )
 update agentd.vector_outbox o
-   set claimed_at = coalesce(o.claimed_at, agentd.now()), op = case when w.wanted is null then 'delete' else 'upsert' end,
-       generation = w.wanted, sent_to = case when w.wanted = w.sent_generation then o.sent_to else 0 end
+   set claimed_at = coalesce(o.claimed_at, agentd.now()), turn_at = agentd.now(),
+       op = case when w.wanted is null then 'delete' else 'upsert' end,
+       generation = w.wanted, sent_to = case when w.wanted = w.sent_generation then o.sent_to else 0 end,
+       removal_place = case when w.wanted is not distinct from w.sent_generation then o.removal_place end
   from wanted w
   left join agentd.vector_copies c
     on c.store_id = w.store_id and c.source_id = w.source_id and c.workspace_id = w.workspace_id
  where (o.store_id, o.source_id, o.workspace_id) = (w.store_id, w.source_id, w.workspace_id)
-returning o.source_id, o.workspace_id, o.request, o.sent_to, o.attempts, w.claimed_at is not null or c.store_id is not null as is_known,
+returning o.source_id, o.workspace_id, o.request, o.sent_to, o.removal_place, o.attempts, w.claimed_at is not null or c.store_id is not null as is_known,
           c.generation as copy_generation, c.chunks as copy_chunks, w.wanted as generation, w.sent_generation, w.is_store_retired`,
     },
     [store.id, store.lease_epoch, leaseSeconds],
@@ -244,22 +270,51 @@ select c.chunk_index from public.knowledge_chunks c
   return rows.map((row) => row.chunk_index);
 }
 
-/** Notes how far a source has been sent, so that the next claim goes on there. */
+/** Notes how far a source has been sent, and its removals have come, so that the next claim goes on there. */
 export async function noteSent(
   db: Queryable,
   store: Pick<ClaimedStore, 'id' | 'lease_epoch'>,
   row: OutboxRow,
   sentTo: number,
+  removalPlace: object | null = null,
 ): Promise<void> {
   await db.query(
     {
       name: 'note_vectors_sent',
       text: `
-update agentd.vector_outbox o set sent_to = $6
+update agentd.vector_outbox o set sent_to = $6, removal_place = $8::jsonb
   from agentd.vector_stores s
- where s.id = $1 and s.lease_epoch = $2 and o.store_id = s.id and o.source_id = $3 and o.workspace_id = $4 and o.generation = $5 and o.request = $7`,
+ where s.id = $1 and s.lease_epoch = $2 and o.store_id = s.id and o.source_id = $3 and o.workspace_id = $4
+   and o.generation is not distinct from $5 and o.request = $7`,
     },
-    [store.id, store.lease_epoch, row.source_id, row.workspace_id, row.generation, sentTo, row.request],
+    [
+      store.id,
+      store.lease_epoch,
+      row.source_id,
+      row.workspace_id,
+      row.generation,
+      sentTo,
+      row.request,
+      removalPlace === null ? null : toJson(removalPlace),
+    ],
+  );
+}
+
+/** A source that needs more turns waits behind the others. */
+export async function noteUnfinished(
+  db: Queryable,
+  store: Pick<ClaimedStore, 'id' | 'lease_epoch'>,
+  row: Pick<OutboxRow, 'source_id' | 'workspace_id'>,
+): Promise<void> {
+  await db.query(
+    {
+      name: 'note_vectors_unfinished',
+      text: `
+update agentd.vector_outbox o set turn_at = agentd.now()
+  from agentd.vector_stores s
+ where s.id = $1 and s.lease_epoch = $2 and o.store_id = s.id and o.source_id = $3 and o.workspace_id = $4`,
+    },
+    [store.id, store.lease_epoch, row.source_id, row.workspace_id],
   );
 }
 
@@ -357,7 +412,7 @@ with done as (
   select s.id, exists (select 1 from agentd.vector_outbox o where o.store_id = s.id) as was_left
     from agentd.vector_stores s
    where s.retired_at is not null
-     and (s.leased_until is null or s.leased_until <= agentd.now())
+     and ${IS_FREE}
      and (s.retired_at < agentd.now() - interval '${KEPT_DAYS} days'
           or not exists (select 1 from agentd.vector_outbox o where o.store_id = s.id))
    order by s.retired_at
@@ -438,6 +493,51 @@ returning 1`,
   return rows.length;
 }
 
+/** Sources of a store that are looked at for one that nobody asked for. */
+const SOURCES_AT_ONCE = 1_000;
+
+/**
+ * Asks for sources that a store is to hold, and that neither have a copy nor wait for one: those that were completed while the datastore
+ * was pointed here are known to the transaction of neither. Looks at some, from where it was left; `last` null: at all.
+ */
+export async function requestForgotten(
+  db: Queryable,
+  store: Pick<ClaimedStore, 'id' | 'lease_epoch'>,
+  after: string | null,
+): Promise<{ readonly last: string | null; readonly chunks: number }> {
+  const [row] = await db.query<{ last: string | null; chunks: number }>(
+    {
+      name: 'request_forgotten_vectors',
+      text: `
+with own as (
+  select s.datastore_id, s.workspace_id from agentd.vector_stores s where s.id = $1 and s.lease_epoch = $2 and s.retired_at is null
+),
+looked_at as (
+  select k.id, k.workspace_id, k.generation, k.chunk_count, k.processing_status
+    from public.knowledge_sources k
+   where k.datastore_id = (select own.datastore_id from own) and k.workspace_id = (select own.workspace_id from own)
+     and k.id > coalesce($3::uuid, '00000000-0000-0000-0000-000000000000')
+   order by k.id
+   limit ${SOURCES_AT_ONCE}
+),
+asked as (
+  insert into agentd.vector_outbox (store_id, source_id, workspace_id, op, generation)
+  select $1, k.id, k.workspace_id, 'upsert', k.generation from looked_at k
+   where k.processing_status <> 'archived' and k.chunk_count > 0
+     and not exists (select 1 from agentd.vector_copies c
+                      where (c.store_id, c.source_id, c.workspace_id) = ($1, k.id, k.workspace_id))
+  on conflict do nothing
+  returning source_id
+)
+select case when count(*) = ${SOURCES_AT_ONCE} then (array_agg(k.id order by k.id desc))[1] end as last,
+       coalesce(sum(k.chunk_count) filter (where k.id in (select a.source_id from asked a)), 0)::integer as chunks
+  from looked_at k`,
+    },
+    [store.id, store.lease_epoch, after],
+  );
+  return row ?? { last: null, chunks: 0 };
+}
+
 /** Notes how far a comparison has come and what it has found; at its end (`place` null) when it begins again. */
 export async function noteReconciled(
   db: Queryable,
@@ -515,7 +615,7 @@ select s.id, s.datastore_id, s.workspace_id, d.config, d.max_results, m.sources,
      group by c.store_id) m
   join agentd.vector_stores s on s.id = m.store_id and s.kind = 'pinecone' and s.retired_at is null
   join public.datastores d on d.id = s.datastore_id
- where s.rest_until is null or s.rest_until <= agentd.now()`,
+ where ${IS_RESTED}`,
     },
     [search.workspaceId, search.agentId, search.model, search.dimensions],
   );

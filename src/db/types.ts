@@ -184,6 +184,7 @@ export interface AgentdEmbeddingMigrations {
    * In millionths of a US dollar, when it was asked for; null: the model has no price in config/embeddings.json.
    */
   expected_cost_micros: number | null;
+  failures: Generated<number>;
   finished_at: Timestamp | null;
   from_dimensions: number | null;
   from_model: string | null;
@@ -439,11 +440,13 @@ export interface AgentdVectorOutbox {
   op: string;
   reason: string | null;
   reason_code: string | null;
+  removal_place: Json | null;
   request: Generated<number>;
-  retry_at: Generated<Timestamp>;
+  retry_at: Timestamp | null;
   sent_to: Generated<number>;
   source_id: string;
   store_id: string;
+  turn_at: Generated<Timestamp>;
   workspace_id: string;
 }
 

@@ -4,14 +4,17 @@ import type { Queryable } from './database.ts';
 /** Whose documents they are. */
 export type UploadOwner = { readonly workspace_id: string; readonly user_id: string; readonly name: string };
 
-/** The workspace, or without an id the only one there is; null where there is none or several. */
-export async function uploadOwner(db: Queryable, workspaceId: string | null): Promise<UploadOwner | null> {
-  const rows = await db.query<UploadOwner>(
-    `select w.id as workspace_id, w.owner_user_id as user_id, w.name from public.workspaces w
-      where $1::uuid is null or w.id = $1 limit 2`,
-    [workspaceId],
+/** The workspace with this id, or without one all there are, the oldest first; at most `limit`. */
+export function uploadOwners(
+  db: Queryable,
+  workspaceId: string | null,
+  limit: number,
+): Promise<(UploadOwner & { readonly slug: string })[]> {
+  return db.query<UploadOwner & { slug: string }>(
+    `select w.id as workspace_id, w.owner_user_id as user_id, w.name, w.slug from public.workspaces w
+      where $1::uuid is null or w.id = $1 order by w.created_at, w.id limit $2`,
+    [workspaceId, limit],
   );
-  return rows.length === 1 ? (rows[0] as UploadOwner) : null;
 }
 
 /** A stored file becomes a media row, and with it a source. Returns both ids. */

@@ -32,6 +32,8 @@ const LOOK_EMBEDDED_MS = 500;
 const LINGER_MS = 300;
 const SWEEP_MS = 10 * 60_000;
 const SWEEP_AT_ONCE = 1_000;
+/** Looks in a row that come by nothing but workspaces that rest; the next look goes on behind them. */
+const LOOKS_IN_A_ROW = 10;
 
 export type MessageEmbeddingDeps = ServiceDeps &
   Omit<MessageBatchDeps, 'db'> & {
@@ -69,16 +71,24 @@ export function messageEmbedding(deps: MessageEmbeddingDeps): Service {
   };
   /** Claims until there is nothing to claim and nothing under way. */
   const workOff = async (): Promise<void> => {
+    let inVain = 0;
     while (!isStopping) {
       const claim =
-        running.size < CONCURRENCY
+        running.size < CONCURRENCY && inVain < LOOKS_IN_A_ROW
           ? await claimMessageWorkspace(db, after, workerId, deps.leaseSeconds)
           : null;
-      if (claim) {
+      if (typeof claim === 'string') {
+        after = claim;
+        inVain++;
+      } else if (claim) {
         after = claim.id;
+        inVain = 0;
         work(claim);
       } else if (running.size === 0) return;
-      else await Promise.race(running);
+      else {
+        await Promise.race(running);
+        inVain = 0;
+      }
     }
   };
   const loop = periodic(MESSAGE_EMBEDDING, deps, async () => {

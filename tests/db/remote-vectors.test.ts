@@ -4,7 +4,9 @@ import {
   type ClaimedStore,
   claimStores,
   dropRetiredStores,
+  noteUnfinished,
   releaseStore,
+  requestForgotten,
   settleUpsert,
   takeOutboxRow,
 } from '../../src/db/remote-vectors.ts';
@@ -226,6 +228,100 @@ test('a deleted workspace leaves its deletions and the key for them, and nothing
   expect(await dropRetiredStores(db)).toMatchObject([{ datastore_id: store }]);
   expect(await stores(store)).toEqual([]);
   expect(await rows(store)).toEqual([]);
+});
+
+test('stores that rest or are at work keep no other from being compared, however many they are', async () => {
+  await clear();
+  await db.query(
+    `insert into agentd.vector_stores (datastore_id, workspace_id, reconcile_at, rest_until)
+     select gen_random_uuid(), gen_random_uuid(), agentd.now() - interval '2 days', agentd.now() + interval '30 minutes'
+       from generate_series(1, 201)`,
+  );
+  const busy = await makePlatform(db);
+  await db.query(
+    `insert into agentd.vector_stores (datastore_id, workspace_id, reconcile_at, leased_until)
+     select gen_random_uuid(), $1, agentd.now() - interval '2 days', case when i <= 2 then agentd.now() + interval '1 minute' end
+       from generate_series(1, 210) i`,
+    [busy.workspaceId],
+  );
+  const p = await makePlatform(db);
+  const store = await datastore(p);
+  await db.query(
+    `update agentd.vector_stores set reconcile_at = agentd.now() - interval '1 day' where datastore_id = $1`,
+    [store],
+  );
+  const claimed = await claimStores(db, 'w', 8, 60);
+  expect(claimed).toMatchObject([{ datastore_id: store, is_reconcile_due: true }]);
+});
+
+test('what a clock that was ahead has written waits no longer than anything does', async () => {
+  await clear();
+  const p = await makePlatform(db);
+  const store = await datastore(p);
+  const id = await source(p, store);
+  expect(await db.query('select retry_at from agentd.vector_outbox where source_id = $1', [id])).toEqual([
+    { retry_at: null },
+  ]);
+  const put = (table: string, column: string, ahead: string | null) =>
+    db.query(`update agentd.${table} set ${column} = agentd.now() + $1::interval`, [ahead]);
+  /** Whether the store is claimed, and its row taken, with a moment as far ahead as said. */
+  const isDue = async (table: string, column: string, ahead: string): Promise<boolean> => {
+    await put(table, column, ahead);
+    const [claimed] = await claimStores(db, 'w', 8, 60);
+    const row = claimed ? await takeOutboxRow(db, claimed, 60) : null;
+    if (claimed) await releaseStore(db, claimed, NOTHING);
+    if (!row) await put(table, column, null);
+    expect(claimed === undefined).toBe(row === null);
+    return row !== null;
+  };
+  for (const [table, column, most, more] of [
+    ['vector_stores', 'leased_until', '9 minutes', '11 minutes'],
+    ['vector_stores', 'rest_until', '59 minutes', '61 minutes'],
+    ['vector_outbox', 'retry_at', '59 minutes', '61 minutes'],
+  ] as const) {
+    expect([column, await isDue(table, column, most)]).toEqual([column, false]);
+    expect([column, await isDue(table, column, more)]).toEqual([column, true]);
+    await put(table, column, null);
+  }
+});
+
+test('a source that needs more turns waits behind those that came during its last one', async () => {
+  await clear();
+  const p = await makePlatform(db);
+  const store = await datastore(p);
+  const long = await source(p, store);
+  const claimed = await claim(store);
+  const row = await takeOutboxRow(db, claimed, 60);
+  const short = await source(p, store);
+  if (row) await noteUnfinished(db, claimed, row);
+  expect((await takeOutboxRow(db, claimed, 60))?.source_id).toBe(short);
+  // also where its worker died over it
+  expect((await takeOutboxRow(db, claimed, 60))?.source_id).toBe(long);
+  expect((await takeOutboxRow(db, claimed, 60))?.source_id).toBe(short);
+});
+
+test('a source that nobody asked for is asked for once, and those that are there or on their way are not', async () => {
+  await clear();
+  const p = await makePlatform(db);
+  const store = await datastore(p);
+  const [lost = '', sent = '', archived = ''] = [
+    await source(p, store),
+    await source(p, store),
+    await source(p, store),
+  ];
+  await db.query(`update public.knowledge_sources set processing_status = 'archived' where id = $1`, [
+    archived,
+  ]);
+  await db.query('delete from agentd.vector_outbox where source_id = any ($1)', [[lost, archived]]);
+  const claimed = await claim(store);
+  const row = await takeOutboxRow(db, claimed, 60);
+  if (row) await settleUpsert(db, claimed, row, 1);
+  expect(row?.source_id).toBe(sent);
+  const waits = await source(p, store);
+  expect(await requestForgotten(db, claimed, null)).toEqual({ last: null, chunks: 1 });
+  expect((await rows(store)).map((each) => each.source_id).sort()).toEqual([lost, waits].sort());
+  expect(await requestForgotten(db, claimed, null)).toEqual({ last: null, chunks: 0 });
+  expect(await requestForgotten(db, { ...claimed, lease_epoch: 0 }, null)).toEqual({ last: null, chunks: 0 });
 });
 
 test.skipIf(!onServer)(

@@ -114,7 +114,13 @@ describe('the index of a model', () => {
   test('is left to an operator where writers would wait long for it', async () => {
     const { workspace } = await company(db.pool);
     const id = await source(db.pool, workspace, [{ vector: [1, 0, 0], model: 'many' }]);
+    // counted is what is there, whoever wrote it: what sources say can be anybody's word
     await db.query('update public.knowledge_sources set chunk_count = 10001 where id = $1', [id]);
+    await db.query(
+      `insert into public.knowledge_chunks (source_id, chunk_index, content, embedding_model, embedding)
+       select $1, n, 'x', 'many', '[1,0,0]' from generate_series(1, 10000) n`,
+      [id],
+    );
     expect(await ensureVectorIndex(db, { model: 'many', dimensions: 3 })).toBe(false);
     const statement = await value<string>(db.pool, `select agentd.vector_index_definition('many', 3)`);
     expect(statement).toMatch(/^create index concurrently if not exists p_knowledge_chunks_/);

@@ -5,6 +5,7 @@ import { loadConfig } from '../../src/config.ts';
 import { requestDueRefreshes, requeueLapsedDocuments } from '../../src/db/document-repairs.ts';
 import {
   admitDocuments,
+  bookUnstored,
   type ClaimedDocument,
   claimDocument,
   completeDocument,
@@ -123,6 +124,27 @@ test('a batch whose answer was lost is booked once when it is said again, the ne
     [document.id],
   );
   expect(events).toEqual({ tokens: 20, cost: 10 });
+});
+
+test('what was paid for a document that changed meanwhile is booked, once, and not what was stored', async () => {
+  const document = await claimed();
+  const paid = { tokens: 7, costMicros: 3, provider: 'p', model: 'm' };
+  const [stored, lost] = [randomUUID(), randomUUID()];
+  await store(document, stored, 0);
+  await db.query(`update public.knowledge_sources set content = 'Another text.' where id = $1`, [
+    document.id,
+  ]);
+  expect(await store(document, lost, 1)).toBe(false);
+  for (const batch of [stored, lost, lost]) await bookUnstored(db, document, { batch, ...paid });
+  expect(await row(document.id)).toMatchObject({ embedded_tokens: 17, cost_micros: 8 });
+  await db.query('delete from public.knowledge_sources where id = $1', [document.id]);
+  await bookUnstored(db, document, { batch: randomUUID(), ...paid });
+  const [events] = await db.query(
+    `select sum(quantity)::integer as tokens, sum(cost_micros)::integer as cost from public.usage_events
+      where dimensions ->> 'source_id' = $1 and metric = 'embedding_tokens'`,
+    [document.id],
+  );
+  expect(events).toEqual({ tokens: 24, cost: 11 });
 });
 
 test('a completion whose answer was lost is a completion when it is said again, and one generation', async () => {

@@ -262,7 +262,10 @@ describe('a move to another model', () => {
     late.resolve();
     await settled(owner);
     expect((await sources(owner)).map((row) => row.embedding_dimensions)).toEqual([NEW, NEW, OLD]);
-    // the daemon looks for such every half minute
+    // the daemon looks for such every half minute, at a workspace ever more rarely
+    await db.query('update agentd.embedding_migrations set retry_at = agentd.now() where workspace_id = $1', [
+      owner.workspaceId,
+    ]);
     expect(await reopenMoves(db)).toBe(1);
     await until('the last one is moved', async () =>
       (await sources(owner)).every((row) => row.embedding_dimensions === NEW),

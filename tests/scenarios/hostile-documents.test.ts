@@ -1,7 +1,7 @@
 /** What a signed-in user may not say of documents and workspaces, with SQL of his own. */
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
-import { makePlatform, type Platform } from '../support/platform.ts';
+import { insert, makePlatform, type Platform } from '../support/platform.ts';
 import { asUser, denied, stateOf } from '../support/sessions.ts';
 
 let db: TestDatabase;
@@ -57,4 +57,29 @@ test('nobody takes a workspace for somebody’s own, or gives it to a stranger',
     );
   expect(await give(`owner_user_id = '${stranger.userId}'`)).toBe(denied);
   expect(await give('is_personal = false')).toBe(denied);
+});
+
+test('a value that only takes little room in the database, and an embedding that no index takes, are refused', async () => {
+  const write = (text: string, values: unknown[] = []): Promise<string> =>
+    stateOf(asUser(db, platform.userId, (session) => session.query(text, values)));
+  const source = await insert(db, 'public.knowledge_sources', {
+    workspace_id: platform.workspaceId,
+    name: 'own',
+    type: 'TEXT',
+    content: 'x',
+  });
+  const chunk = (columns: string, values: string): Promise<string> =>
+    write(
+      `insert into public.knowledge_chunks (source_id, content, chunk_index, ${columns}) values ($1, 'x', 0, ${values})`,
+      [source],
+    );
+  const tooLarge = '23514';
+  expect(
+    await write(
+      `insert into public.datastores (name, type, config) values ('x', 'pinecone', jsonb_build_object('a', repeat('x', 20000)))`,
+    ),
+  ).toBe(tooLarge);
+  expect(await chunk('token_count', '-2147483648')).toBe(tooLarge);
+  expect(await chunk('embedding_model, embedding', `'m', '[1e30,0]'`)).toBe('22003');
+  expect(await chunk('embedding_model, embedding', `'m', '[65504,0]'`)).toBe('ok');
 });

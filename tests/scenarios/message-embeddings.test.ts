@@ -317,6 +317,29 @@ describe('a daemon', () => {
     expect(await state(at)).toMatchObject({ reason_code: null, failures: 0 });
   });
 
+  test('more workspaces that rest than one look comes by delay nobody behind them', async () => {
+    const at = await talk();
+    const behind = '00000000-0000-4000-8000-999999999999';
+    await db.query(
+      `insert into public.workspaces (id, name, slug, owner_user_id)
+       select ('00000000-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid, 'Rests', 'rests-' || n, $1
+         from unnest(array(select generate_series(1, 2500)::bigint) || 999999999999) n`,
+      [at.userId],
+    );
+    await db.query(
+      `with resting as (
+         insert into agentd.message_workspaces (id, walk_kind, retry_at, reason_code)
+         select id, null, agentd.now() + interval '30 minutes', 'no_credentials' from public.workspaces where name = 'Rests' and id <> $1
+         returning id)
+       insert into agentd.message_queue (kind, message_id, workspace_id) select 'channel', gen_random_uuid(), id from resting`,
+      [behind],
+    );
+    const channel = await insert(db, 'public.chat_channels', { workspace_id: behind, name: 'general' });
+    await ask({ ...at, workspaceId: behind });
+    await embedded(await post({ ...at, workspaceId: behind, channel }, 'words from behind'));
+    await db.query(`delete from public.workspaces where name = 'Rests'`);
+  });
+
   test('one tenant’s thousands of messages delay nobody', async () => {
     const greedy = await talk(false);
     const patient = await talk();

@@ -357,6 +357,26 @@ describe('with a daemon', () => {
     await converged(t, id);
   });
 
+  test('a source that nobody asked for gets there with the comparison', async () => {
+    const t = await tenant();
+    const id = await source(t, content('forgotten', 3));
+    await db.query('update public.knowledge_sources set datastore_id = null where id = $1', [id]);
+    await until('it is complete', async () => (await ledger(id)).processing_status === 'completed');
+    await until('it is nowhere', async () => {
+      const open = await db.query('select 1 from agentd.vector_outbox where source_id = $1', [id]);
+      return open.length === 0 && there(t, id).length === 0;
+    });
+    await db.transaction(async (tx) => {
+      await tx.query(`set local session_replication_role = 'replica'`);
+      await tx.query('update public.knowledge_sources set datastore_id = $2 where id = $1', [
+        id,
+        t.datastore,
+      ]);
+    });
+    await compare(t);
+    await converged(t, id);
+  });
+
   test('requests that are lost, answers that are lost, and a store that is away for a while: it converges, nothing twice', async () => {
     const t = await tenant();
     const faults: ZepFault[] = [

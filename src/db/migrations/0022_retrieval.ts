@@ -126,14 +126,18 @@ async function manageIndexes(db: Kysely<unknown>, home: string): Promise<void> {
         return false;
       end if;
       if (select c.reltuples from pg_catalog.pg_class c where c.oid = 'public.knowledge_chunks'::regclass) > ${sql.raw(String(MOST_ROWS))}
-         or (select sum(k.chunk_count) from public.knowledge_sources k
-              where k.embedding_model = p_model and k.embedding_dimensions = p_dimensions) > ${sql.raw(String(MOST_OF_MODEL))} then
+         -- what it would hold, whoever wrote it and whatever the sources say
+         or (select count(*) from (
+               select 1 from public.knowledge_chunks k
+                where k.embedding_model = p_model and pg_catalog.length(k.embedding_bits) = p_dimensions
+                limit ${sql.raw(String(MOST_OF_MODEL))} + 1) its) > ${sql.raw(String(MOST_OF_MODEL))} then
         return false;
       end if;
       execute agentd.vector_index_definition(p_model, p_dimensions, false);
       execute format('comment on index public.%I is %L', v_name, jsonb_build_object('model', p_model, 'dimensions', p_dimensions));
       return true;
-    exception when lock_not_available then
+    -- a row that no index takes and a build that takes too long are nobody else's trouble: the search is exact then
+    exception when lock_not_available or query_canceled or data_exception then
       return false;
     end
     $$;

@@ -41,8 +41,8 @@ export const RETIRE_STORE = `-- The datastore's present store becomes one that o
       select c.store_id, c.source_id, c.workspace_id, 'delete' from agentd.vector_copies c where c.store_id = v_store
       on conflict (store_id, source_id, workspace_id) do nothing;
       update agentd.vector_outbox o
-         set op = 'delete', generation = null, request = o.request + 1, attempts = 0, retry_at = agentd.now(), reason_code = null,
-             reason = null
+         set op = 'delete', generation = null, request = o.request + 1, removal_place = null, attempts = 0, retry_at = null,
+             reason_code = null, reason = null
        where o.store_id = v_store;
       if found then
         perform agentd.wake_vectors();
@@ -73,7 +73,7 @@ export const FOLLOW_DATASTORE = `create function agentd.follow_datastore() retur
          where s.datastore_id = new.id and s.retired_at is null
         returning s.id into v_store;
         if new.config is distinct from old.config then
-          update agentd.vector_outbox o set retry_at = agentd.now(), attempts = 0 where o.store_id = v_store;
+          update agentd.vector_outbox o set retry_at = null, attempts = 0 where o.store_id = v_store;
           perform agentd.wake_vectors();
         end if;
         return null;
@@ -165,16 +165,22 @@ async function createTables(db: Kysely<unknown>): Promise<void> {
       request      integer     not null default 1,
       -- chunks of the generation that were sent
       sent_to      integer     not null default 0,
+      -- how far the deletion of what is too much has come
+      removal_place jsonb,
       -- when a worker first took it: before that nothing was sent
       claimed_at   timestamptz,
+      -- the end of its last turn, or else when it was made: rows wait in this order, so that one which needs many turns holds up no other
+      turn_at      timestamptz not null default agentd.now(),
       attempts     integer     not null default 0,
-      retry_at     timestamptz not null default agentd.now(),
+      -- null: at once, whatever a clock said
+      retry_at     timestamptz,
       reason_code  text,
       reason       text,
       created_at   timestamptz not null default agentd.now(),
       primary key (store_id, source_id, workspace_id)
     );
     create index vector_outbox_due_idx on agentd.vector_outbox (store_id, retry_at);
+    create index vector_outbox_turn_idx on agentd.vector_outbox (store_id, turn_at);
 
     -- What was sent and acknowledged: what a search may ask the store for, and what a deletion finds without asking.
     create table agentd.vector_copies (
@@ -189,6 +195,8 @@ async function createTables(db: Kysely<unknown>): Promise<void> {
       primary key (store_id, source_id, workspace_id)
     );
     create index vector_copies_workspace_idx on agentd.vector_copies (workspace_id, source_id);
+    -- a datastore's sources, some at a time
+    create index knowledge_sources_datastore_order_idx on public.knowledge_sources (datastore_id, id) where datastore_id is not null;
     `,
   );
 }
@@ -219,8 +227,8 @@ async function followDatastores(db: Kysely<unknown>): Promise<void> {
         join public.knowledge_sources k on k.datastore_id = s.datastore_id
        where s.id = p_store and s.retired_at is null and k.processing_status <> 'archived' and k.chunk_count > 0
       on conflict (store_id, source_id, workspace_id) do update
-        set op = 'upsert', generation = excluded.generation, request = o.request + 1, sent_to = 0, attempts = 0,
-            retry_at = agentd.now(), reason_code = null, reason = null;
+        set op = 'upsert', generation = excluded.generation, request = o.request + 1, sent_to = 0, removal_place = null,
+            attempts = 0, retry_at = null, reason_code = null, reason = null;
       if found then
         perform agentd.wake_vectors();
       end if;
@@ -248,8 +256,8 @@ async function followSources(db: Kysely<unknown>): Promise<void> {
       select s.id, p_source, p_workspace, p_op, p_generation
         from agentd.vector_stores s where s.datastore_id = p_datastore and s.retired_at is null
       on conflict (store_id, source_id, workspace_id) do update
-        set op = excluded.op, generation = excluded.generation, request = o.request + 1, sent_to = 0, attempts = 0,
-            retry_at = agentd.now(), reason_code = null, reason = null
+        set op = excluded.op, generation = excluded.generation, request = o.request + 1, sent_to = 0, removal_place = null,
+            attempts = 0, retry_at = null, reason_code = null, reason = null
       returning o.request into v_request;
       if v_request = 1 then
         perform agentd.wake_vectors();
@@ -310,6 +318,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.request_all_vectors(uuid);
     drop function agentd.vector_place(jsonb);
     drop function agentd.wake_vectors();
+    drop index public.knowledge_sources_datastore_order_idx;
     drop table agentd.vector_copies, agentd.vector_outbox, agentd.vector_stores;
     `,
   );

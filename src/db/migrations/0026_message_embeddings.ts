@@ -12,12 +12,18 @@ import { applyAccess } from './access.ts';
 import { runSql, vectorSchema } from './run-sql.ts';
 import { searchMessages } from './search-messages.ts';
 
-/** Workspaces that one claim looks at. */
-const LOOKS = 200;
+/** Workspaces that one claim looks at: passing one that rests is three looks into indexes. */
+const LOOKS = 1_000;
 /** Channels and conversations that one stretch of a walk comes through. */
 const CONTAINERS = 200;
 /** A walk waits so long for transactions that had begun before the workspace asked; a tenant may leave one open for ever. */
 const PATIENCE = '10 minutes';
+
+/** Longer than any lease, and than any rest but an operator's pause: one that ends later was set while the clock was ahead. */
+const LONGEST_LEASE = '10 minutes';
+const LONGEST_REST = '1 hour';
+const IS_FREE = `(w.retry_at is null or w.retry_at <= v_now or (w.retry_at > v_now + interval '${LONGEST_REST}' and w.retry_at <> 'infinity'))
+               and (w.lease_expires_at is null or w.lease_expires_at < v_now or w.lease_expires_at > v_now + interval '${LONGEST_LEASE}')`;
 
 /** The two kinds of messages: where they are, what they lie in, and its column. */
 const KINDS = [
@@ -123,14 +129,17 @@ async function followWorkspaces(db: Kysely<unknown>): Promise<void> {
         insert into agentd.message_workspaces (id) values (new.id)
         on conflict (id) do update
            set is_wanted = true, walk_kind = 'channel', walk_container = null, walk_at = null, walk_message = null, walk_after = null,
-               walk_since = null, walk_skipped = false, failures = 0, retry_at = null, reason_code = null, reason = null;
+               walk_since = null, walk_skipped = false, failures = 0,
+               -- an operator's pause stays
+               retry_at = case when message_workspaces.retry_at = 'infinity' then message_workspaces.retry_at end,
+               reason_code = null, reason = null;
         perform agentd.wake('message-embedding');
       else
         -- whoever has a batch of it loses it with the epoch
         update agentd.message_workspaces w
            set is_wanted = false, walk_kind = 'channel', walk_container = null, walk_at = null, walk_message = null, walk_skipped = false,
                lease_epoch = w.lease_epoch + 1, lease_expires_at = null, worker_id = null,
-               retry_at = null, reason_code = null, reason = null
+               retry_at = case when w.retry_at = 'infinity' then w.retry_at end, reason_code = null, reason = null
          where w.id = new.id and w.is_wanted;
         if found then
           perform agentd.wake('message-embedding');
@@ -236,7 +245,8 @@ async function claim(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     -- Takes the next workspace after p_after, in a ring, in which there is something to do and which nobody has. No rows: there is none.
-    -- Waits for nobody.
+    -- A row without an epoch: it has come by so many that rest that it gave up at this one, and the next look begins there.
+    -- Waits for nobody. A lease or a rest that ends later than any that is given was set while the clock was ahead: it is over.
     create function agentd.claim_message_workspace(p_after uuid, p_worker_id text, p_lease_seconds double precision)
     returns table (id uuid, lease_epoch integer, is_wanted boolean, is_walking boolean, batch_size integer, failures integer)
     language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
@@ -246,6 +256,7 @@ async function claim(db: Kysely<unknown>): Promise<void> {
       v_first   uuid := v_after;
       v_wrapped boolean := false;
       v_next    uuid;
+      v_now     timestamptz := agentd.now();
     begin
       for look in 1 .. ${sql.raw(String(LOOKS))} loop
         v_next := least(
@@ -254,18 +265,22 @@ async function claim(db: Kysely<unknown>): Promise<void> {
           (select w.id from agentd.message_workspaces w
             where w.walk_kind is not null and w.id > v_after order by w.id limit 1));
         if v_next is null then
-          exit when v_wrapped;
+          if v_wrapped then
+            return;
+          end if;
           v_wrapped := true;
           v_after := '00000000-0000-0000-0000-000000000000';
           continue;
         end if;
-        exit when v_wrapped and v_next > v_first;
+        if v_wrapped and v_next > v_first then
+          return;
+        end if;
         v_after := v_next;
+        continue when not exists (select 1 from agentd.message_workspaces w where w.id = v_next and ${sql.raw(IS_FREE)});
         return query
           with free as (
             select w.id from agentd.message_workspaces w
-             where w.id = v_next and coalesce(w.retry_at, '-infinity') <= agentd.now()
-               and (w.lease_expires_at is null or w.lease_expires_at < agentd.now())
+             where w.id = v_next and ${sql.raw(IS_FREE)}
                for no key update skip locked
           )
           update agentd.message_workspaces w
@@ -277,6 +292,7 @@ async function claim(db: Kysely<unknown>): Promise<void> {
           return;
         end if;
       end loop;
+      return query select v_after, null::integer, null::boolean, null::boolean, null::integer, null::integer;
     end
     $$;
 
@@ -334,6 +350,8 @@ async function walk(db: Kysely<unknown>): Promise<void> {
         w.walk_after := pg_snapshot_xmax(pg_current_snapshot());
         w.walk_since := agentd.now();
       end if;
+      -- the clock was ahead
+      w.walk_since := least(w.walk_since, agentd.now());
       if w.is_wanted and w.walk_container is null and w.walk_kind = 'channel'
          and pg_snapshot_xmin(pg_current_snapshot()) < w.walk_after and agentd.now() < w.walk_since + interval '${sql.raw(PATIENCE)}' then
         update agentd.message_workspaces m set walk_after = w.walk_after, walk_since = w.walk_since where m.id = p_id;

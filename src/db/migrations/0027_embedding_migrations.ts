@@ -41,9 +41,12 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       cost_micros          bigint      not null default 0,
       reason_code          text,
       reason               text,
+      -- of one that is complete: when its workspace is looked at for documents that were under way at the switch; null: never again
       retry_at             timestamptz,
       -- in a row, without a passage that was stored
       attempts             integer     not null default 0,
+      -- of the provider or the database, in a row, without a passage that was stored
+      failures             integer     not null default 0,
       worker_id            text,
       lease_epoch          integer     not null default 0,
       lease_expires_at     timestamptz,
@@ -61,6 +64,10 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     );
     create index embedding_migrations_open_idx on agentd.embedding_migrations (worked_at)
       where status in ('waiting', 'running');
+    create index embedding_migrations_strays_idx on agentd.embedding_migrations (retry_at) where status = 'completed';
+    create index knowledge_sources_model_idx on public.knowledge_sources (embedding_model, embedding_dimensions) include (chunk_count)
+      -- wrapped, so that a query for other things is not answered by it
+      where ((embedding_model is not null) is true);
     comment on table agentd.embedding_migrations is
       'A workspace’s move of its knowledge to another embedding model: the last one, and the model that its documents have since.';
     comment on column agentd.embedding_migrations.expected_cost_micros is
@@ -98,7 +105,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
         continue when (v_index.model, v_index.dimensions) is not distinct from (p_keep_model, p_keep_dimensions);
         continue when exists (
           select 1 from public.knowledge_sources k
-           where k.embedding_model = v_index.model and k.embedding_dimensions = v_index.dimensions and k.chunk_count > 0);
+           where k.embedding_model = v_index.model and k.embedding_dimensions = v_index.dimensions and k.chunk_count > 0
+             and (k.embedding_model is not null) is true);
         continue when exists (
           select 1 from agentd.embedding_migrations m
            where (m.pinned_model = v_index.model and m.pinned_dimensions = v_index.dimensions)
@@ -130,6 +138,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     drop function agentd.drop_unused_vector_indexes(text, integer);
+    drop index public.knowledge_sources_model_idx;
     ${sql.raw(DROP_UNUSED_VECTOR_INDEXES(home))}
     alter table public.knowledge_chunks drop column embed_prefix;
     -- generations that nothing points at: they are two above what is searched

@@ -9,6 +9,7 @@ import type { Logger } from 'pino';
 import type { Clock, Timer } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import {
+  bookUnstored,
   type ChunkRow,
   type ClaimedDocument,
   completeDocument,
@@ -203,17 +204,22 @@ async function attempt(
     if (!done) return { kind: 'lost' } as const;
     while ((await deleteOldChunks(db, document.id, DELETE_AT_ONCE)) === DELETE_AT_ONCE);
     // many small documents together may be enough for one; the document is complete, whatever becomes of it
-    await deps
-      .prepareIndex(embedder, 0)
-      .catch((error: unknown) =>
-        deps.log.warn(
-          { event: 'vector_index_failed', model: embedder.model, err: error },
-          'could not make the index of a model’s vectors; the next document tries again',
-        ),
-      );
+    await prepareIndex(deps, embedder, 0);
     note({ generation });
     return { kind: 'completed', chunks: processed.chunks.length, embedded: stored.embedded } as const;
   });
+}
+
+/** A document is not less complete without an index. */
+async function prepareIndex(deps: IngestDeps, embedder: Embedder, coming: number): Promise<void> {
+  try {
+    await deps.prepareIndex(embedder, coming);
+  } catch (error) {
+    deps.log.warn(
+      { event: 'vector_index_failed', model: embedder.model, err: error },
+      'could not make the index of a model’s vectors; the next document tries again',
+    );
+  }
 }
 
 type Embedded = { embedded: number; reused: number; refused: number; tokens: number; cost_micros: number };
@@ -237,7 +243,7 @@ async function embedAll(
     missing.push(...some.filter((chunk) => !known.has(chunk.index)));
   }
   if (missing.length === 0) return totals;
-  await deps.prepareIndex(embedder, missing.length);
+  await prepareIndex(deps, embedder, missing.length);
   await embedChunks({ lanes: deps.lanes, embedder }, missing, {
     workspaceId: document.workspace_id,
     signal,
@@ -252,16 +258,17 @@ async function embedAll(
             ? { ...row, metadata: { not_embedded: reason }, embedding: null }
             : { ...row, embedding };
         });
+        const booked = { batch: randomUUID(), ...paid, provider, model: embedder.model };
         const isOwn = await storeEmbeddedChunks(deps.db, document, {
+          ...booked,
           generation,
-          batch: randomUUID(),
           chunks: rows,
-          ...paid,
-          provider,
-          model: embedder.model,
           leaseSeconds: deps.leaseSeconds,
         });
-        if (!isOwn) throw new JobAborted('lease_lost');
+        if (!isOwn) {
+          await bookUnstored(deps.db, document, booked);
+          throw new JobAborted('lease_lost');
+        }
         paid = { tokens: 0, costMicros: 0 };
         const refused = rows.filter((row) => row.embedding === null).length;
         totals.embedded += rows.length - refused;

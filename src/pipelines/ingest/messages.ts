@@ -4,6 +4,7 @@
  * A batch is small, and afterwards the next workspace has its turn. What fails for a passing reason waits in the workspace's row; a batch in
  * which one message may be the reason is halved until that message is alone.
  */
+import { randomUUID } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Clock } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
@@ -54,6 +55,8 @@ export type MessageBatchOutcome = {
 const WALK = 5_000;
 const ERASE = 1_000;
 const WALK_AGAIN_MS = 1_000;
+/** What has nothing to embed and is held by another transaction is looked at again after this. */
+const HELD_AGAIN_MS = 2_000;
 /** Numbers of vectors in one statement. */
 const NUMBERS_AT_ONCE = 40_000;
 /** UTF-8 bytes that stand for a token: most languages have more. What is sent is judged by it, never billed. */
@@ -61,6 +64,8 @@ const BYTES_PER_TOKEN = 3;
 
 const FIRST_RETRY_MS = 5_000;
 const LONGEST_RETRY_MS = 30 * 60_000;
+/** Whatever a provider asks for: a claim takes what rests longer than an hour for a clock that was ahead. */
+const LONGEST_REST_MS = 50 * 60_000;
 /** A provider that refuses texts is not down: the halves of a batch follow soon, this many times. */
 const REFUSED_RETRY_MS = 500;
 const SOON = 10;
@@ -87,7 +92,6 @@ class MessageBatch {
   #open = new Map<string, QueuedMessage>();
   #embedded = 0;
   #refused = 0;
-  #stored = 0;
   /** Whose rows somebody holds, or has changed meanwhile: they stay in the queue. */
   #held = 0;
 
@@ -110,7 +114,7 @@ class MessageBatch {
       if (seen < 0 && taken.looked_at === 0) return this.#release('nothing', WALK_AGAIN_MS);
       if (seen > 0) taken = await takeMessages(db, claim, claim.batch_size);
     }
-    if (taken.messages.length === 0) return this.#release('nothing');
+    if (taken.messages.length === 0) return this.#release('nothing', taken.held > 0 ? HELD_AGAIN_MS : 0);
     this.#open = new Map(taken.messages.map((message) => [keyOf(message), message]));
 
     const credentials = await messageCredentials(db, claim.id);
@@ -167,7 +171,8 @@ class MessageBatch {
     const claim = this.#claim;
     this.#signal.throwIfAborted();
     const done = await storeMessageEmbeddings(db, claim, {
-      key: `messages:${claim.id}:${claim.lease_epoch}:${this.#stored++}`,
+      // made before the statement, which may be said twice; an epoch begins anew in a workspace that asks again
+      key: `messages:${randomUUID()}`,
       messages,
       ...paid,
       provider,
@@ -195,7 +200,7 @@ class MessageBatch {
     const reason = known?.message ?? `An unexpected failure: ${(error as Error)?.message ?? String(error)}`;
     const refuses = code === 'embedding_refused';
     const inMs = Math.max(
-      known?.retryAfterMs ?? 0,
+      Math.min(known?.retryAfterMs ?? 0, LONGEST_REST_MS),
       code === 'rate_limited'
         ? REFUSED_RETRY_MS
         : refuses

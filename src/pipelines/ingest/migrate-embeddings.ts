@@ -22,7 +22,13 @@ import {
   storeNewVectors,
   switchSources,
 } from '../../db/embedding-migrations.ts';
-import { patientQueries } from '../../db/retry.ts';
+import {
+  isLockTimeout,
+  isStatementTimeout,
+  isTransient,
+  patientQueries,
+  retryTransient,
+} from '../../db/retry.ts';
 import { DocumentError } from '../../providers/document-error.ts';
 import type { Embedder } from '../../providers/embeddings.ts';
 import { JobAborted } from '../../queue/errors.ts';
@@ -63,13 +69,19 @@ export type MoveOutcome =
 
 const TURN = 20_000;
 const PAGE = 200;
-/** Attempts in a row without a passage that was stored, after which the move has failed. */
+/** Attempts in a row that ended with their worker or unexpectedly, without a passage that was stored, after which the move has failed. */
 const MOST_ATTEMPTS = 8;
+/** The same of failures that pass by themselves, of a provider that is away: with the pauses between them, about a day. */
+const MOST_FAILURES = 150;
 const FIRST_RETRY_MS = 5_000;
 const LONGEST_RETRY_MS = 10 * 60_000;
 /** What is being ingested at the switch is looked at again after so long. */
 const BUSY_MS = 2_000;
 const PAUSED_MS = 5_000;
+/** So long what was paid for waits for a source that somebody holds; then it is left out, and the workspace lets others pass. */
+const LOCKED_MS = 5_000;
+/** How often a statement is said that takes longer than the database lets it. */
+const MOST_TIMEOUTS = 3;
 /** So long what became of an attempt waits for a row that somebody holds. */
 const LAST_WORDS_MS = 5_000;
 
@@ -87,7 +99,7 @@ export async function migrateEmbeddings(
         `Its worker ended ${MOST_ATTEMPTS} times in a row without getting further. agentd embeddings migrate begins again where it ended.`,
       );
     }
-    return await attempt({ ...deps, db: patientQueries(deps.db, { clock, onRetry, signal }) }, move, signal);
+    return await attempt({ ...deps, db: boundedQueries(deps, signal) }, move, signal);
   } catch (error) {
     const last = new AbortController();
     const timer = clock.after(LAST_WORDS_MS, () => last.abort(new JobAborted('lease_lost')));
@@ -106,19 +118,36 @@ export async function migrateEmbeddings(
   }
 }
 
+/** Waits for a database that is away as long as it takes, but not for a row that somebody holds on to, nor for what takes too long. */
+function boundedQueries({ db, clock, onRetry }: MoveDeps, signal: AbortSignal): Queryable {
+  return {
+    query: (statement, values) => {
+      const began = clock.elapsed();
+      let timeouts = 0;
+      const retryIf = (error: unknown): boolean => {
+        if (isStatementTimeout(error)) return ++timeouts < MOST_TIMEOUTS;
+        if (isLockTimeout(error)) return clock.elapsed() - began < LOCKED_MS;
+        return isTransient(error);
+      };
+      return retryTransient(() => db.query(statement, values), { clock, onRetry, signal, retryIf });
+    },
+  };
+}
+
 async function attempt(deps: MoveDeps, move: ClaimedMove, signal: AbortSignal): Promise<MoveOutcome> {
   const chosen = deps.chooseEmbedder(move);
   const round = new Round(deps, move, chosen, signal);
   for (;;) {
-    const { seen, ended } = await round.run();
+    const { seen, ended, isLocked } = await round.run();
     if (ended === 'paused') {
-      await postponeMove(deps.db, move, { inMs: PAUSED_MS, spends: false, reasonCode: null, reason: null });
+      await postponeMove(deps.db, move, { inMs: PAUSED_MS, counts: null, reasonCode: null, reason: null });
       return { kind: 'paused' };
     }
     if (ended === 'turn') {
-      await postponeMove(deps.db, move, { inMs: 0, spends: false, reasonCode: null, reason: null });
+      await postponeMove(deps.db, move, { inMs: 0, counts: null, reasonCode: null, reason: null });
       return { kind: 'goes_on' };
     }
+    if (isLocked) return waitForRow(deps, move);
     // what came meanwhile, and the same text a second time
     if (seen > 0) continue;
     const switched = await switchSources(deps.db, move);
@@ -127,12 +156,34 @@ async function attempt(deps: MoveDeps, move: ClaimedMove, signal: AbortSignal): 
       return { kind: (await completeMove(deps.db, move)) ? 'completed' : 'lost' };
     }
     if (switched.moved > 0) continue;
-    await postponeMove(deps.db, move, { inMs: BUSY_MS, spends: false, reasonCode: null, reason: null });
+    await postponeMove(deps.db, move, { inMs: BUSY_MS, counts: null, reasonCode: null, reason: null });
     return { kind: 'goes_on' };
   }
 }
 
+async function waitForRow(deps: MoveDeps, move: ClaimedMove): Promise<MoveOutcome> {
+  const kept = await postponeMove(deps.db, move, {
+    inMs: LOCKED_MS,
+    counts: null,
+    reasonCode: 'row_locked',
+    reason: 'Transactions that stay open hold documents of the workspace. It goes on when they have ended.',
+  });
+  return kept ? { kind: 'again', code: 'row_locked' } : { kind: 'lost' };
+}
+
+type RoundResult = {
+  seen: number;
+  ended: 'end' | 'turn' | 'paused';
+  /** Somebody holds a source: its passages were left out. */
+  isLocked: boolean;
+};
+
 type Passage = OldPassage & { readonly text: string; readonly key: string };
+
+type Paid = { readonly tokens: number; readonly costMicros: number };
+
+/** Behind the last passage of any source. */
+const LAST_INDEX = 2 ** 31 - 1;
 
 /** Goes through all passages without a new vector, once. */
 class Round {
@@ -152,11 +203,11 @@ class Round {
     this.#left = deps.turn ?? TURN;
   }
 
-  async run(): Promise<{ readonly seen: number; readonly ended: 'end' | 'turn' | 'paused' }> {
+  async run(): Promise<Readonly<RoundResult>> {
     const { db } = this.#deps;
     const underWay = new Map<DocumentChunk, Passage>();
     const asked = new Set<string>();
-    const result: { seen: number; ended: 'end' | 'turn' | 'paused' } = { seen: 0, ended: 'end' };
+    const result: RoundResult = { seen: 0, ended: 'end', isLocked: false };
     const passages = this.#passages(underWay, asked, result);
     try {
       await embedChunks({ lanes: this.#deps.lanes, embedder: this.#chosen.embedder }, passages, {
@@ -172,7 +223,7 @@ class Round {
               underWay.delete(chunk);
               return newVector(passage, embedding, reason);
             });
-            await this.#store(items, paid);
+            if (!(await this.#storePaid(items, paid))) result.isLocked = true;
             paid = { tokens: 0, costMicros: 0 };
           }
         },
@@ -180,7 +231,8 @@ class Round {
     } catch (error) {
       // Where each of the last few passages is refused, and the others were not, the move is as complete as it can be.
       const isRefusal = error instanceof DocumentError && error.code === 'embedding_refused';
-      if (!isRefusal || result.ended !== 'end' || !(await this.#isAllStaged(db))) throw error;
+      if (!isRefusal || result.ended !== 'end') throw error;
+      if (!result.isLocked && !(await this.#isAllStaged(db))) throw error;
     }
     return result;
   }
@@ -194,9 +246,9 @@ class Round {
   async *#passages(
     underWay: Map<DocumentChunk, Passage>,
     asked: Set<string>,
-    result: { seen: number; ended: 'end' | 'turn' | 'paused' },
+    result: RoundResult,
   ): AsyncGenerator<DocumentChunk> {
-    let after: OldPassage | null = null;
+    let after: Pick<OldPassage, 'source_id' | 'chunk_index'> | null = null;
     for (;;) {
       this.#signal.throwIfAborted();
       const page: Awaited<ReturnType<typeof nextPassages>> = await nextPassages(
@@ -209,10 +261,14 @@ class Round {
         result.ended = 'paused';
         return;
       }
-      after = page.passages.at(-1) ?? null;
-      if (after === null) return;
-      result.seen += page.passages.length;
-      for (const passage of await this.#unknown(page.passages)) {
+      const last = page.passages.at(-1);
+      if (last === undefined) return;
+      const { unknown, locked } = await this.#unknown(page.passages);
+      const free = page.passages.filter((passage) => !locked.has(passage.source_id)).length;
+      if (locked.size > 0) result.isLocked = true;
+      after = locked.has(last.source_id) ? { source_id: last.source_id, chunk_index: LAST_INDEX } : last;
+      result.seen += free;
+      for (const passage of unknown) {
         // the same text twice: the second is found once the first is stored, in the next round
         if (asked.has(passage.key)) continue;
         asked.add(passage.key);
@@ -220,7 +276,7 @@ class Round {
         underWay.set(chunk, passage);
         yield chunk;
       }
-      this.#left -= page.passages.length;
+      this.#left -= free;
       if (this.#left <= 0) {
         result.ended = 'turn';
         return;
@@ -228,49 +284,72 @@ class Round {
     }
   }
 
-  /** Stores what has been paid for before, and what is no text of ours; returns the others. */
-  async #unknown(passages: readonly OldPassage[]): Promise<Passage[]> {
+  /** Stores what has been paid for before, and what is no text of ours; returns the others, without those of sources that somebody holds. */
+  async #unknown(
+    passages: readonly OldPassage[],
+  ): Promise<{ readonly unknown: Passage[]; readonly locked: ReadonlySet<string> }> {
     const { embedder } = this.#chosen;
     if (!this.#isIndexed) await this.#deps.prepareIndex(embedder);
     this.#isIndexed = true;
-    const ours = passages.flatMap((passage): Passage[] =>
-      passage.text === null
-        ? []
-        : [{ ...passage, text: passage.text, key: embeddingKey(embedder, passage.text) }],
-    );
-    const foreign = passages.filter((passage) => passage.text === null);
+    // what is no text of ours has no vector: nothing is found by its id
+    const items = passages.map(({ id, text }) => ({
+      id,
+      text,
+      embedding_key: embeddingKey(embedder, text ?? id),
+    }));
+    const stored = await storeKnownVectors(this.#deps.db, this.#move, items);
+    if (stored === null) throw new JobAborted('lease_lost');
+    const { known, locked } = stored;
+    this.#deps.onMoved?.(known.size);
+    const open = passages.filter((passage) => !known.has(passage.id) && !locked.has(passage.source_id));
+    const foreign = open.filter((passage) => passage.text === null);
     if (foreign.length > 0) {
       await this.#store(
         foreign.map((passage) => ({
           id: passage.id,
+          text: null,
           embedding_key: embeddingKey(embedder, passage.id),
           embedding: null,
           metadata: { not_embedded: 'The passage is longer than any that is embedded.' },
         })),
         null,
+        true,
       );
     }
-    const known = await storeKnownVectors(
-      this.#deps.db,
-      this.#move,
-      ours.map(({ id, key }) => ({ id, embedding_key: key })),
+    const unknown = open.flatMap((passage): Passage[] =>
+      passage.text === null
+        ? []
+        : [{ ...passage, text: passage.text, key: embeddingKey(embedder, passage.text) }],
     );
-    if (known === null) throw new JobAborted('lease_lost');
-    this.#deps.onMoved?.(known.size);
-    return ours.filter(({ id }) => !known.has(id));
+    return { unknown, locked };
+  }
+
+  /** Waits some seconds for sources that somebody holds. False: their passages were left out in the end. */
+  async #storePaid(items: readonly NewVector[], paid: Paid): Promise<boolean> {
+    const batch = randomUUID();
+    try {
+      await this.#store(items, { ...paid, batch }, false);
+      return true;
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error;
+      await this.#store(items, { ...paid, batch }, true);
+      return false;
+    }
   }
 
   async #store(
     items: readonly NewVector[],
-    paid: { readonly tokens: number; readonly costMicros: number } | null,
+    paid: (Paid & { readonly batch: string }) | null,
+    skipsLocked: boolean,
   ): Promise<void> {
     const isOwn = await storeNewVectors(this.#deps.db, this.#move, {
-      batch: paid === null ? null : randomUUID(),
+      batch: paid?.batch ?? null,
       items,
       tokens: paid?.tokens ?? 0,
       costMicros: paid?.costMicros ?? 0,
       provider: this.#chosen.provider,
       leaseSeconds: this.#deps.leaseSeconds,
+      skipsLocked,
     });
     if (!isOwn) throw new JobAborted('lease_lost');
     this.#deps.onMoved?.(items.length);
@@ -280,6 +359,7 @@ class Round {
 function newVector(passage: Passage, embedding: Float32Array | null, reason: string | null): NewVector {
   return {
     id: passage.id,
+    text: passage.text,
     embedding_key: passage.key,
     embedding: embedding === null ? null : vectorLiteral(embedding),
     metadata: embedding === null ? { not_embedded: reason } : {},
@@ -308,23 +388,38 @@ async function afterFailure(
   const aborted = error instanceof JobAborted ? error : signal.aborted ? signal.reason : null;
   if (aborted instanceof JobAborted) {
     if (aborted.code !== 'drain') return { kind: 'lost' };
-    await postponeMove(deps.db, move, { inMs: 0, spends: false, reasonCode: null, reason: null });
+    await postponeMove(deps.db, move, { inMs: 0, counts: null, reasonCode: null, reason: null });
     return { kind: 'released' };
   }
+  if (isLockTimeout(error)) return waitForRow(deps, move);
   const known = error instanceof DocumentError ? error : null;
-  const code = known?.code ?? 'internal_error';
-  const message = known?.message ?? `An unexpected failure: ${(error as Error)?.message ?? String(error)}`;
+  const isSlow = isStatementTimeout(error);
+  const code = known?.code ?? (isSlow ? 'statement_timeout' : 'internal_error');
+  const message =
+    known?.message ??
+    (isSlow
+      ? `A statement takes longer than the database lets it: it is busy, or the workspace has too many passages to be moved at once.`
+      : `An unexpected failure: ${(error as Error)?.message ?? String(error)}`);
   if (known === null) {
     deps.log.error(
       { event: 'embedding_migration_failed', workspace_id: move.workspace_id, err: error },
       'a move to another embedding model failed unexpectedly',
     );
   }
-  const spends = code !== 'rate_limited';
-  if ((known?.isTransient ?? true) && (!spends || move.attempts < MOST_ATTEMPTS)) {
-    const backoff = Math.min(FIRST_RETRY_MS * 2 ** (move.attempts - 1), LONGEST_RETRY_MS);
-    const inMs = Math.max(known?.retryAfterMs ?? 0, backoff) * (1 + Math.random() * 0.2);
-    const kept = await postponeMove(deps.db, move, { inMs, spends, reasonCode: code, reason: message });
+  const passes = isSlow || known?.isTransient === true;
+  const goesOn = passes
+    ? code === 'rate_limited' || move.failures < MOST_FAILURES
+    : known === null && move.attempts < MOST_ATTEMPTS;
+  if (goesOn) {
+    const before = passes ? move.failures : move.attempts - 1;
+    const backoff = Math.min(FIRST_RETRY_MS * 2 ** Math.min(before, 10), LONGEST_RETRY_MS);
+    const pause = Math.max(known?.retryAfterMs ?? 0, backoff) * (1 + Math.random() * 0.2);
+    const kept = await postponeMove(deps.db, move, {
+      inMs: pause,
+      counts: passes ? 'failure' : 'attempt',
+      reasonCode: code,
+      reason: message,
+    });
     return kept ? { kind: 'again', code } : { kind: 'lost' };
   }
   return (await failMove(deps.db, move, code, message)) ? { kind: 'failed', code } : { kind: 'lost' };

@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import type { Queryable } from '../../db/database.ts';
 import { knownEpisodesAfter, noteMissingEpisodes, strayEpisodes } from '../../db/graph-comparison.ts';
 import { forgetEpisodesOfGraph, graphsOf } from '../../db/remote-graphs.ts';
-import { type ClaimedStore, noteReconciled } from '../../db/remote-vectors.ts';
+import { type ClaimedStore, noteReconciled, requestForgotten } from '../../db/remote-vectors.ts';
 import { RemoteStoreError } from '../../providers/remote-store-error.ts';
 import { EPISODES_OF_PAGE, type EpisodePage, type ZepGraph } from '../../providers/zep.ts';
 import { episodePlaceOf, isLabelOf } from './remote-ids.ts';
@@ -25,6 +25,9 @@ type Place = {
   /** All known ones were looked for: the listing is gone through, from `token`. */
   readonly isListing: boolean;
   readonly token: string | null;
+  /** All graphs are compared: the datastore's sources are gone through for such as nobody asked for, after `forgotten`. */
+  readonly isCompared: boolean;
+  readonly forgotten: string | null;
   readonly missing: number;
   readonly extra: number;
 };
@@ -41,7 +44,7 @@ export async function reconcileGraphs(
   const found = { missing: place.missing, extra: place.extra };
   const pause = (): Promise<void> => noteReconciled(deps.db, store, { ...place, ...found }, found, 0);
 
-  for (const workspace of await graphsOf(deps.db, store.id)) {
+  for (const workspace of place.isCompared ? [] : await graphsOf(deps.db, store.id)) {
     if (place.workspace !== null && workspace < place.workspace) continue;
     if (workspace !== place.workspace)
       place = { ...place, workspace, known: null, isListing: false, token: null };
@@ -64,10 +67,18 @@ export async function reconcileGraphs(
     do {
       if (isOver()) return pause();
       const page = await listFrom(graph, place.token);
-      found.extra += await removeStrays(deps, store, graph, workspace, page);
+      // beyond its turn the store is another's, to whom a stray may be known
+      if (!(await removeStrays(deps, store, graph, workspace, page, found, isOver))) return pause();
       place = { ...place, token: page.next };
     } while (place.token !== null);
   }
+  place = { ...place, isCompared: true };
+  do {
+    const { last, chunks } = await requestForgotten(deps.db, store, place.forgotten);
+    found.missing += chunks;
+    place = { ...place, forgotten: last };
+    if (last !== null && isOver()) return pause();
+  } while (place.forgotten !== null);
   await noteReconciled(deps.db, store, null, found, EVERY_SECONDS);
   if (found.missing + found.extra > 0) {
     deps.log.warn(
@@ -97,21 +108,27 @@ async function findMissing(
   return missing.length;
 }
 
-/** Returns how many. What is not labelled as this store's is left alone. */
+/** What is not labelled as this store's is left alone. False: there was no time for everything. */
 async function removeStrays(
   deps: Deps,
   store: ClaimedStore,
   graph: ZepGraph,
   workspace: string,
   page: EpisodePage,
-): Promise<number> {
+  found: { extra: number },
+  isOver: () => boolean,
+): Promise<boolean> {
   const ours = page.episodes
     .filter(({ label }) => isLabelOf(store.id, label))
     .map(({ id, label }) => ({ id, place: episodePlaceOf(store.id, label) }));
-  if (ours.length === 0) return 0;
+  if (ours.length === 0) return true;
   const strays = await strayEpisodes(deps.db, store, workspace, ours);
-  for (const id of strays) await graph.delete(id);
-  return strays.length;
+  for (const id of strays) {
+    if (isOver()) return false;
+    await graph.delete(id);
+    found.extra++;
+  }
+  return true;
 }
 
 /** A token that has lapsed begins from the start: what was seen is right by now. */
@@ -131,6 +148,8 @@ function placeFrom(stored: unknown): Place {
     known: given.known ?? null,
     isListing: given.isListing ?? false,
     token: given.token ?? null,
+    isCompared: given.isCompared ?? false,
+    forgotten: given.forgotten ?? null,
     missing: given.missing ?? 0,
     extra: given.extra ?? 0,
   };

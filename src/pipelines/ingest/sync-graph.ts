@@ -64,27 +64,29 @@ export const graphTurn: OpenTurn = async (deps, store, { signal, requestMs, isOv
   };
 };
 
-async function syncSource(turn: Turn, row: OutboxRow): Promise<void> {
+async function syncSource(turn: Turn, row: OutboxRow): Promise<boolean> {
   const { deps, store } = turn;
   const graph = await turn.open(row.workspace_id);
   if (row.is_store_retired) {
     await graph.drop();
-    return settleGraphDeleted(deps.db, store, row.workspace_id);
+    await settleGraphDeleted(deps.db, store, row.workspace_id);
+    return true;
   }
   const { generation } = row;
-  if (generation !== null && !(await makeGraph(turn, graph, row.workspace_id))) return;
+  if (generation !== null && !(await makeGraph(turn, graph, row.workspace_id))) return false;
   for (const batch of await unansweredBatches(deps.db, store.id, row)) {
     await findBatch(turn, graph, row, batch);
-    if (turn.isOver()) return;
+    if (turn.isOver()) return false;
   }
   if (generation === null) {
-    if (!(await removeStale(turn, graph, row, null))) return;
+    if (!(await removeStale(turn, graph, row, null))) return false;
     await forgetSource(deps.db, store, row);
-    return settleDelete(deps.db, store, row);
+    await settleDelete(deps.db, store, row);
+    return true;
   }
   await forgetRefused(deps.db, store, row);
-  if (!(await addMissing(turn, graph, { ...row, generation }))) return;
-  if (!(await removeStale(turn, graph, row, generation))) return;
+  if (!(await addMissing(turn, graph, { ...row, generation }))) return false;
+  if (!(await removeStale(turn, graph, row, generation))) return false;
   const { chunks, refused } = await countEpisodes(deps.db, store.id, { ...row, generation });
   if (refused > 0) {
     throw new RemoteStoreError(
@@ -94,6 +96,7 @@ async function syncSource(turn: Turn, row: OutboxRow): Promise<void> {
     );
   }
   await settleUpsert(deps.db, store, row, chunks);
+  return true;
 }
 
 /** A graph that is new has nothing of what it once had. False: the claim is lost, and the graph may not be made any more. */

@@ -12,7 +12,7 @@ import {
 } from '../../db/remote-vectors.ts';
 import type { PineconeIndex } from '../../providers/pinecone.ts';
 import { RemoteStoreError } from '../../providers/remote-store-error.ts';
-import { reconcileStore } from './reconcile-vectors.ts';
+import { listFrom, reconcileStore } from './reconcile-vectors.ts';
 import { idPrefix, placeOf, storedVector, vectorId } from './remote-ids.ts';
 import type { OpenTurn, SyncDeps } from './sync-vectors.ts';
 
@@ -56,10 +56,16 @@ async function syncSource(
   index: PineconeIndex | null,
   row: OutboxRow,
   isOver: () => boolean,
-): Promise<void> {
+): Promise<boolean> {
+  const pause = async (sentTo: number, place: RemovalPlace | null): Promise<false> => {
+    await noteSent(deps.db, store, row, sentTo, place);
+    return false;
+  };
   if (row.generation === null || index === null) {
-    if (index !== null && !(await removeOthers(deps, store, index, row, null, isOver))) return;
-    return settleDelete(deps.db, store, row);
+    const place = index === null ? null : await removeOthers(deps, store, index, row, null, isOver);
+    if (place !== null) return pause(0, place);
+    await settleDelete(deps.db, store, row);
+    return true;
   }
   const generation = row.generation;
   const of = { sourceId: row.source_id, generation };
@@ -80,15 +86,23 @@ async function syncSource(
     from = (rows.at(-1)?.chunk_index ?? from - 1) + 1;
     if (rows.length < limit) break;
     limit = Math.min(MOST_READ, Math.max(FIRST_READ, Math.floor(NUMBERS / Math.max(dimensions, 1))));
-    if (isOver()) return noteSent(deps.db, store, row, from);
+    if (isOver()) return pause(from, null);
   }
-  if (row.is_known && !(await removeOthers(deps, store, index, row, generation, isOver))) {
-    return noteSent(deps.db, store, row, from);
-  }
+  const place = row.is_known ? await removeOthers(deps, store, index, row, generation, isOver) : null;
+  if (place !== null) return pause(from, place);
   await settleUpsert(deps.db, store, row, from);
+  return true;
 }
 
-/** Deletes what a store has of a source beside a generation; null: all of it. False: there was no time for everything. */
+/** Where a removal goes on. */
+type RemovalPlace = {
+  /** Ids of the older copy that are deleted. */
+  readonly counted: number;
+  /** Of the listing; null: it begins. */
+  readonly token: string | null;
+};
+
+/** Deletes what a store has of a source beside a generation; null: all of it. Returns where to go on where the time was too short. */
 async function removeOthers(
   deps: SyncDeps,
   store: ClaimedStore,
@@ -96,30 +110,31 @@ async function removeOthers(
   row: OutboxRow,
   generation: number | null,
   isOver: () => boolean,
-): Promise<boolean> {
+): Promise<RemovalPlace | null> {
+  const { counted = 0, token: left = null } = (row.removal_place ?? {}) as Partial<RemovalPlace>;
   const { source_id: sourceId, workspace_id: namespace } = row;
   const kept = generation === null ? null : new Set(await vectorPlaces(deps.db, { sourceId, generation }));
   // A listing may not show yet what was sent a moment ago; what was acknowledged is known without it.
   const old = row.copy_generation;
-  if (old !== null && old !== generation && (row.copy_chunks ?? 0) <= MOST_COUNTED) {
+  if (old !== null && old !== generation && left === null && (row.copy_chunks ?? 0) <= MOST_COUNTED) {
     const ids = Array.from({ length: row.copy_chunks ?? 0 }, (_, at) =>
       vectorId(store.id, { sourceId, generation: old, index: at }),
     );
-    for (let from = 0; from < ids.length; from += DELETED_AT_ONCE) {
-      if (from > 0 && isOver()) return false;
+    for (let from = counted; from < ids.length; from += DELETED_AT_ONCE) {
+      if (from > counted && isOver()) return { counted: from, token: null };
       await index.delete(namespace, ids.slice(from, from + DELETED_AT_ONCE));
     }
   }
-  let token: string | null = null;
+  let token = left;
   do {
-    const page = await index.list(namespace, idPrefix(store.id, sourceId), token);
+    const page = await listFrom(index, namespace, idPrefix(store.id, sourceId), token);
     const others = page.ids.filter((id) => {
       const place = placeOf(store.id, id);
       return !(place !== null && place.generation === generation && kept?.has(place.index));
     });
     await index.delete(namespace, others);
     token = page.next;
-    if (token !== null && isOver()) return false;
+    if (token !== null && isOver()) return { counted: row.copy_chunks ?? 0, token };
   } while (token !== null);
-  return true;
+  return null;
 }

@@ -9,6 +9,7 @@ import type { Clock } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
 import {
   type ClaimedStore,
+  noteUnfinished,
   type OutboxRow,
   postponeRow,
   releaseStore,
@@ -29,8 +30,8 @@ export type SyncDeps = {
 
 /** A turn at a store that has been opened: what differs from kind to kind. Both return early when `isOver` says so, with the rest still to do. */
 export type StoreTurn = {
-  /** Makes a source be there as its row says, and settles the row. */
-  syncSource(row: OutboxRow): Promise<void>;
+  /** Makes a source be there as its row says, and settles the row. False: there is more to do, which another turn does. */
+  syncSource(row: OutboxRow): Promise<boolean>;
   /** Compares store and ledger, from where that was left. */
   reconcile(): Promise<void>;
 };
@@ -54,6 +55,8 @@ const BACKOFF = { firstMs: 2_000, longestMs: 10 * 60_000 };
 /** What only a change mends is looked at again all the same: the change may be made on the other side. */
 const SLOW_BACKOFF = { firstMs: 60_000, longestMs: 3_600_000 };
 const LONGEST_RETRY_AFTER_MS = 3_600_000;
+/** A pause that is longer counts as over: a clock was wrong when it began (db/remote-vectors.ts). */
+const LONGEST_PAUSE_MS = 3_600_000;
 
 /** What became of a turn. */
 export type SyncOutcome = { readonly done: number; readonly code: string | null };
@@ -73,8 +76,8 @@ export async function syncStore(
       const row = await takeOutboxRow(deps.db, store, LEASE_SECONDS);
       if (row === null) break;
       try {
-        await turn.syncSource(row);
-        done++;
+        if (await turn.syncSource(row)) done++;
+        else await noteUnfinished(deps.db, store, row);
       } catch (error) {
         if (!(error instanceof RemoteStoreError && error.isOfSource)) throw error;
         await postponeRow(deps.db, store, row, {
@@ -142,5 +145,6 @@ function backoffMs(
   { firstMs, longestMs }: { readonly firstMs: number; readonly longestMs: number },
   attempts: number,
 ): number {
-  return Math.min(firstMs * 2 ** Math.min(attempts, 20), longestMs) * (0.8 + Math.random() * 0.4);
+  const backoff = Math.min(firstMs * 2 ** Math.min(attempts, 20), longestMs);
+  return Math.min(backoff * (0.8 + Math.random() * 0.4), LONGEST_PAUSE_MS);
 }

@@ -1,0 +1,62 @@
+/**
+ * Bounds of what tenants write and a daemon reads: a value that compresses well takes little room in the database and gigabytes in a process.
+ */
+import { type Kysely, sql } from 'kysely';
+import { applyAccess } from './access.ts';
+import { runSql, vectorSchema } from './run-sql.ts';
+
+/** Bytes as text. */
+const CONFIG = 16_384;
+const SECRET = 16_384;
+const METADATA = 65_536;
+
+const CHECKS = [
+  ['datastores', 'datastores_config_size', `octet_length(config::text) <= ${CONFIG}`],
+  ['api_connections', 'api_connections_api_key_size', `octet_length(api_key) <= ${SECRET}`],
+  ['workspace_llm_config', 'workspace_llm_config_api_key_size', `octet_length(api_key) <= ${SECRET}`],
+  ['chat_messages', 'chat_messages_metadata_size', `octet_length(metadata::text) <= ${METADATA}`],
+  ['agent_messages', 'agent_messages_metadata_size', `octet_length(metadata::text) <= ${METADATA}`],
+  ['knowledge_chunks', 'knowledge_chunks_token_count_check', 'token_count between 0 and 10000000'],
+] as const;
+
+export async function up(db: Kysely<unknown>): Promise<void> {
+  const home = `"${(await vectorSchema(db)).replaceAll('"', '""')}"`;
+  await runSql(
+    db,
+    sql`
+    ${sql.raw(
+      // what is there already stays: an upgrade fails for no row
+      CHECKS.map(
+        ([table, name, rule]) =>
+          `alter table public.${table} add constraint ${name} check (${rule}) not valid;`,
+      ).join('\n    '),
+    )}
+
+    -- An index of half-precision numbers takes none beyond their range, and one row that it can't take would keep everybody's from
+    -- being made.
+    create function agentd.check_embedding() returns trigger
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+    begin
+      perform new.embedding::${sql.raw(home)}.halfvec;
+      return new;
+    exception when numeric_value_out_of_range then
+      raise exception 'the numbers of an embedding must lie between -65504 and 65504' using errcode = 'numeric_value_out_of_range';
+    end
+    $$;
+    create trigger check_embedding before insert or update of embedding on public.knowledge_chunks
+      for each row when (new.embedding is not null) execute function agentd.check_embedding();
+    `,
+  );
+  await applyAccess(db);
+}
+
+export async function down(db: Kysely<unknown>): Promise<void> {
+  await runSql(
+    db,
+    sql`
+    drop trigger check_embedding on public.knowledge_chunks;
+    drop function agentd.check_embedding();
+    ${sql.raw(CHECKS.map(([table, name]) => `alter table public.${table} drop constraint ${name};`).join('\n    '))}
+    `,
+  );
+}
