@@ -87,6 +87,8 @@ export type DaemonOptions = {
   /** Leaves the HTTP probes out. */
   readonly probes?: boolean;
   readonly leaseSeconds?: number;
+  /** How often stores of vectors are looked at where no notification comes through, in milliseconds; for tests. */
+  readonly storeLookMs?: number;
   /** Replaces limits of the database's connections, for tests. */
   readonly databaseLimits?: Partial<ConnectionLimits>;
   /** For tests: told, on the spot, that the daemon is at a place where a process may die. */
@@ -337,7 +339,15 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       ),
       drainMs: config.drainSeconds * 1000,
     });
-    const vectors = vectorSync({ db, clock, log, metrics, stores: documents.stores, workerId });
+    const vectors = vectorSync({
+      db,
+      clock,
+      log,
+      metrics,
+      stores: documents.stores,
+      workerId,
+      ...(options.storeLookMs === undefined ? {} : { lookMs: options.storeLookMs }),
+    });
     const moves =
       config.queues['document-ingest'] === undefined
         ? null

@@ -18,6 +18,8 @@ export type VectorSyncDeps = ServiceDeps & {
   readonly db: Queryable;
   readonly stores: SyncDeps['stores'];
   readonly workerId: string;
+  /** Milliseconds from one look to the next where nothing wakes it. */
+  readonly lookMs?: number;
 };
 
 export function vectorSync(deps: VectorSyncDeps): Service {
@@ -60,7 +62,7 @@ export function vectorSync(deps: VectorSyncDeps): Service {
       running.add(work);
     }
     if (pass++ % RETIRED_EVERY === 0) await forgetRetired();
-    return PASS_MS * (0.9 + Math.random() * 0.2);
+    return (deps.lookMs ?? PASS_MS) * (0.9 + Math.random() * 0.2);
   });
   return {
     ...service,

@@ -78,7 +78,8 @@ describe('cancelling', () => {
     const before = performance.now();
     expect(await cancel(id, other.db)).toBe(true);
     expect(await request.finished).toBe(true);
-    expect(performance.now() - before).toBeLessThan(1_500);
+    // Long before the renewal; tests/scenarios/cancelling.test.ts says how soon.
+    expect(performance.now() - before).toBeLessThan(10_000);
     hold.release();
     await untilIdle(other.db);
     const run = await findRun(other.db, id);

@@ -162,7 +162,7 @@ describe.runIf(onServer)('server-only: three daemons', () => {
     const began = performance.now();
     await db.query(`insert into agentd.queue_controls (queue) values ('task-run')`);
     await said('queue_paused');
-    expect(performance.now() - began).toBeLessThan(1_000);
+    expect(performance.now() - began).toBeLessThan(5_000);
     await addRuns(tenant, 5);
     // long enough for each of them to have looked: the repairs let the runs in meanwhile
     await until('they are let in', async () => {

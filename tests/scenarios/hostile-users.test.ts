@@ -171,7 +171,7 @@ describe.skipIf(!onServer)('server-only: a notification that says a run is cance
     const before = performance.now();
     await other.db.query('select public.cancel_run($1)', [second]);
     expect(await hanging.finished).toBe(true);
-    expect(performance.now() - before).toBeLessThan(1_000);
+    expect(performance.now() - before).toBeLessThan(8_000);
 
     hold.release();
     expect(await waitForRun(other.db, id)).toMatchObject({

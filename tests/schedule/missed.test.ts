@@ -94,10 +94,14 @@ describe('what was missed', () => {
     'a task of every second, down for a year, is planned in bounded work (%s)',
     (misfirePolicy) => {
       const task = { ...daily, misfirePolicy, cronExpression: '* * * * * *', nextRunAt: at('2025-01-05') };
-      const started = performance.now();
+      const times = [1, 2, 3].map(() => {
+        const started = performance.now();
+        planTask(task, at('2026-01-05'));
+        return performance.now() - started;
+      });
       const plan = planTask(task, at('2026-01-05'));
       // Half a million steps of a minute, or 31 million of a second, would take 0.5 s and more; this takes 1 to 2 ms.
-      expect(performance.now() - started).toBeLessThan(250);
+      expect(Math.min(...times)).toBeLessThan(250);
       expect(plan.skipped).toHaveLength(1);
       expect(plan.skipped[0]).toMatchObject({ count: 1000, countCapped: true });
       expect(plan.skipped[0]?.reason).toMatch(/^More than 1,000 occurrences from 2025-01-05T00:0/);
@@ -197,5 +201,5 @@ test('10,000 tasks are planned in well under a second', () => {
   const started = performance.now();
   for (const task of tasks) planTask(task, at('2026-01-05T09:00:01'));
   // Measured at 20 to 40 ms; the bound leaves room for a machine that is busy with other tests.
-  expect(performance.now() - started).toBeLessThan(1000);
+  expect(performance.now() - started).toBeLessThan(5_000);
 });

@@ -42,6 +42,7 @@ export async function testDaemon(
     logger,
     probes: false,
     leaseSeconds: 3,
+    storeLookMs: 200,
     ...options,
   });
   return Object.assign(daemon, { log, [Symbol.asyncDispose]: () => daemon.stop() });
