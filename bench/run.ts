@@ -27,6 +27,10 @@ const names = [
   'pipeline',
   'retrieval',
   'conversion',
+  'retention',
+  'mcp-refresh',
+  'usage',
+  'oauth',
   'soak',
 ];
 /** Only when named: it takes an hour. */

@@ -21,7 +21,6 @@ const note = (what: string, worker: string, application: string): TableNote => (
   worker,
   application,
 });
-const ON_THE_WAY = 'on the way';
 /** A table that only applications write. */
 const own = (what: string): TableNote => note(what, '', 'all');
 /** A table that only the worker writes. */
@@ -149,10 +148,12 @@ export const domains: readonly Domain[] = [
       account_tool_environments: own('A person’s own environment of a tool.'),
       mcp_configurations: own('A set of MCP servers of an agent.'),
       mcp_servers: own('An MCP server: where it is, how long to wait for it, how often to try.'),
-      agent_mcp_connections: own('An agent’s connection to an MCP server.'),
-      mcp_tools_cache: note('A tool that an MCP server has offered.', ON_THE_WAY, ''),
-      mcp_refresh_log: note('A look at what an MCP server offers.', ON_THE_WAY, ''),
-      credential_refresh_log: note('A refresh of a connected account’s tokens.', ON_THE_WAY, ''),
+      agent_mcp_connections: note('An agent’s connection to an MCP server.', 'what became of it', 'the rest'),
+      mcp_tools_cache: workers(
+        'A tool that an MCP server offers, as its server describes it and as a model is given it.',
+      ),
+      mcp_refresh_log: workers('A look at what an MCP server offers, and what had changed.'),
+      credential_refresh_log: workers('A refresh of a connected account’s tokens, or a look at a key.'),
     },
   },
   {
@@ -168,9 +169,10 @@ export const domains: readonly Domain[] = [
       task_steps: note('A step of a task.', 'how it went the last time', 'the step itself'),
       agent_task_event_triggers: note(
         'What starts a task of the type event_based.',
-        ON_THE_WAY,
+        'how often it has fired, and when and why it did not',
         'the trigger',
       ),
+      integration_events: own('Something that happened outside: a webhook, an e-mail. It may start tasks.'),
       budgets: own('What a run, an agent, a task or a workspace may use.'),
       task_runs: note(
         'One run of a task, with its state, result and cost.',
@@ -197,8 +199,8 @@ export const domains: readonly Domain[] = [
         'usage of your own, through `agentd.record_usage`',
       ),
       usage_event_keys: workers('Keys of usage events: none is counted twice.'),
-      usage_quarter_hours: note('Usage by quarter of an hour (UTC).', ON_THE_WAY, ''),
-      workspace_usage: note('Usage by month.', ON_THE_WAY, ''),
+      usage_quarter_hours: workers('Usage by quarter of an hour (UTC).'),
+      workspace_usage: workers('Usage by month, or by the period of a subscription, as the plan says.'),
       workspace_usage_counters: workers(
         'The counters against which limits are checked.',
         'conversations, through `increment_conversation_count()`',
@@ -214,6 +216,11 @@ export const domains: readonly Domain[] = [
       'agentd.message_workspaces': workers(
         'Workspaces whose messages are embedded: how far that is, what it has cost, and why it waits.',
       ),
+      'agentd.task_events': workers('What happened and has yet to be compared with triggers.'),
+      'agentd.task_event_bursts': workers('How often events have started a task within the minute.'),
+      'agentd.memory_outbox': workers(
+        'Runs whose request and answer have yet to reach the memory of their agent, with the reason.',
+      ),
       'agentd.message_queue': workers('Messages that are to be embedded, and those that can’t be.'),
       'agentd.sleepers': workers('A worker that sleeps until it is notified.'),
       'agentd.queue_settings': workers('How much of each queue a workspace may have at a time.'),
@@ -223,6 +230,11 @@ export const domains: readonly Domain[] = [
         '',
       ),
       'agentd.job_runs': workers('An attempt of a job.'),
+      'agentd.provider_states': workers(
+        'How a provider’s token endpoint is: failures, blocked until when, alarm.',
+      ),
+      'agentd.rescued_tokens': workers('A token that came and could not be written into its row. Sealed.'),
+      'agentd.vault_owners': workers('Whose a secret of the Vault is; without the secret.'),
       'agentd.rate_limits': workers('What providers of models have said of their limits.'),
       'agentd.rate_limit_lines': workers('Calls that wait for their turn under a limit.'),
       'agentd.vector_stores': workers(
@@ -234,10 +246,21 @@ export const domains: readonly Domain[] = [
       'agentd.vector_copies': workers('A source whose vectors are there.'),
       'agentd.zep_graphs': workers('A graph of GetZep’s that was made for such a place and a workspace.'),
       'agentd.graph_episodes': workers('A passage in such a graph, by the id that GetZep gave it.'),
+      'agentd.mcp_refreshes': workers(
+        'A connection to an MCP server: when its tools are looked at next, and by whom now.',
+      ),
+      'agentd.mcp_removed_tools': workers('A tool that its server no longer offers.'),
       'agentd.budget_counters': workers('What a monthly budget has used and set aside.'),
       'agentd.budget_reservations': workers('What is set aside for a call under way.'),
       'agentd.usage_reservations': workers(''),
-      'agentd.usage_rollup_state': note('How far usage events are summed up.', ON_THE_WAY, ''),
+      'agentd.usage_rollup_state': workers('How far usage events are summed up.'),
+      'agentd.usage_deltas': workers('Sums of new events on their way into the sums of their workspace.'),
+      'agentd.usage_corrections': workers(''),
+      'agentd.usage_by_second': workers(''),
+      'agentd.usage_recuts': workers(''),
+      'agentd.usage_drifts': workers(''),
+      'agentd.conversation_calls': workers(''),
+      'agentd.model_prices': workers(''),
       'agentd.dashboard_refreshes': workers(
         'When the figures of dashboards were computed, and how long it took.',
       ),
@@ -245,6 +268,11 @@ export const domains: readonly Domain[] = [
       'agentd.workspace_doors': workers(''),
       'agentd.embedding_migrations': note('', 'all but the request', 'the commands of operators'),
       'agentd.audit_log': workers('What people and operators did: cancel, approve, retry, pause, redrive.'),
+      'agentd.maintenance_tasks': workers(''),
+      'agentd.maintenance_log': workers(''),
+      'agentd.retention_overrides': note('', '–', 'all, as service_role'),
+      'agentd.retired_partitions': workers(''),
+      'agentd.stored_objects': workers(''),
       'agentd.signup_failures': workers(''),
       'agentd.platform_objects': note('', 'the migrations', ''),
     },

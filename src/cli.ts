@@ -2,21 +2,44 @@
 import { pathToFileURL } from 'node:url';
 import { Command, CommanderError } from 'commander';
 import { createContext } from './commands/context.ts';
+import * as credentials from './commands/credentials.ts';
 import * as demo from './commands/demo.ts';
 import * as doctor from './commands/doctor.ts';
 import * as embeddings from './commands/embeddings.ts';
 import { EXIT, explain } from './commands/errors.ts';
 import * as ingest from './commands/ingest.ts';
+import * as maintenance from './commands/maintenance.ts';
+import * as mcp from './commands/mcp.ts';
 import * as migrate from './commands/migrate.ts';
 import { createOutput, type Stream } from './commands/output.ts';
 import * as queues from './commands/queues.ts';
 import * as runs from './commands/runs.ts';
+import * as secrets from './commands/secrets.ts';
 import * as start from './commands/start.ts';
 import * as status from './commands/status.ts';
 import * as tasks from './commands/tasks.ts';
+import * as usage from './commands/usage.ts';
+import * as workspaces from './commands/workspaces.ts';
 import { version } from './version.ts';
 
-const commands = [start, migrate, doctor, status, runs, tasks, queues, ingest, embeddings, demo];
+const commands = [
+  start,
+  migrate,
+  doctor,
+  status,
+  runs,
+  tasks,
+  queues,
+  ingest,
+  embeddings,
+  mcp,
+  credentials,
+  secrets,
+  maintenance,
+  workspaces,
+  usage,
+  demo,
+];
 
 const EXAMPLES = `
 Examples:
@@ -28,6 +51,10 @@ Examples:
   agentd queues pause task-run                   let nothing new begin
   agentd ingest handbook.pdf                     make a file searchable for a workspace’s agents
   agentd embeddings migrate                      what another embedding model would cost
+  agentd workspace export acme ./acme            everything of a workspace as files; erase deletes it
+  agentd usage show --workspace acme             what a workspace has used, by day, model and agent
+  agentd mcp list                                what agents' tool servers offer, and which fail
+  agentd credentials list --failing              connected accounts that need a person
 
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 `;

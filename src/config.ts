@@ -43,6 +43,25 @@ export type TracesConfig = {
   };
 };
 
+/** What the operator says of tool servers (MCP). */
+export type McpConfig = {
+  /** Commands that connections may name as `stdio:NAME`; none unless listed. */
+  readonly stdio: Readonly<
+    Record<
+      string,
+      {
+        readonly command: string;
+        readonly args: readonly string[];
+        /** All of the command's environment, beside a PATH. */
+        readonly env: Readonly<Record<string, string>>;
+        readonly cwd?: string | undefined;
+      }
+    >
+  >;
+  /** Origins such as `https://tools.example.com`, or `stdio:NAME`, whose tools are believed what they say of themselves. */
+  readonly trusted: readonly string[];
+};
+
 const SAMPLERS = [
   'always_on',
   'always_off',
@@ -81,6 +100,10 @@ export type Config = {
   readonly queues: Readonly<Record<string, QueueConfig>>;
   readonly http: { readonly host: string; readonly port: number };
   readonly allowedPrivateHosts: readonly string[];
+  /** Minutes between looks at the tools of a connection whose server gives no hint. */
+  readonly mcpRefreshMinutes: number;
+  /** Servers of tools for agents. */
+  readonly mcp: McpConfig;
   readonly drainSeconds: number;
   readonly logLevel: string;
   /** Null: no traces. */
@@ -216,12 +239,59 @@ export function loadConfig(env: Env = process.env): Config {
       .split(',')
       .map((h) => h.trim())
       .filter(Boolean),
+    mcpRefreshMinutes: int('AGENTD_MCP_REFRESH_MINUTES', 60, 1, 1440),
+    mcp: mcpConfig(text, problems),
     drainSeconds: int('AGENTD_DRAIN_SECONDS', 30, 0, 3600),
     logLevel,
     traces: tracesConfig(text, url, bool, problems),
   };
   if (problems.length > 0) throw new ConfigError(problems);
   return deepFreeze(config);
+}
+
+const stdioSchema = z.record(
+  z.string().regex(/^[a-z0-9][a-z0-9_-]{0,62}$/, 'names are made of a-z, 0-9, _ and -'),
+  z.strictObject({
+    command: z.string().min(1),
+    args: z.array(z.string()).default([]),
+    env: z.record(z.string(), z.string()).default({}),
+    cwd: z.string().min(1).optional(),
+  }),
+);
+
+/** AGENTD_MCP_STDIO is JSON, or the path of a file with it. No message repeats a value: arguments and variables hold secrets. */
+function mcpConfig(text: (name: string) => string | null, problems: string[]): McpConfig {
+  const given = text('AGENTD_MCP_STDIO');
+  let stdio: McpConfig['stdio'] = {};
+  if (given !== null) {
+    try {
+      const parsed = stdioSchema.safeParse(
+        JSON.parse(given.startsWith('{') ? given : readFileSync(given, 'utf8')),
+      );
+      if (parsed.success) stdio = parsed.data;
+      else {
+        for (const { path, message } of parsed.error.issues)
+          problems.push(`AGENTD_MCP_STDIO, ${path.join('.')}: ${message}.`);
+      }
+    } catch {
+      problems.push(
+        'AGENTD_MCP_STDIO must be JSON like {"NAME": {"command": "…", "args": []}}, or the path of a file with it.',
+      );
+    }
+  }
+  const trusted = (text('AGENTD_MCP_TRUSTED') ?? '')
+    .split(',')
+    .map((each) => each.trim().replace(/\/$/, ''))
+    .filter(Boolean);
+  for (const each of trusted) {
+    const isOrigin = /^https?:/.test(each) && URL.canParse(each) && new URL(each).origin === each;
+    if (!isOrigin && !/^stdio:[a-z0-9_-]+$/.test(each)) {
+      problems.push(
+        `AGENTD_MCP_TRUSTED names '${each}', which is no origin such as https://tools.example.com, and not stdio:NAME.`,
+      );
+    }
+  }
+  return { stdio, trusted };
 }
 
 /** The variables of OpenTelemetry that agentd obeys, by the names and meanings of its specification. */

@@ -11,6 +11,7 @@ import { connectDatabase } from './db/connect.ts';
 import { type ConnectionLimits, type Database, openDatabase, type Queryable } from './db/database.ts';
 import { DatabaseTime } from './db/database-time.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
+import { databaseTasks } from './db/maintenance-tasks.ts';
 import {
   DatabaseStateError,
   migrateUp,
@@ -20,6 +21,7 @@ import {
 } from './db/migrate.ts';
 import { detectPooling } from './db/pooler.ts';
 import { learnLimit, PLACES_AHEAD, type PlaceAsked, takePlaces } from './db/rate-limits.ts';
+import { loadRetention } from './db/retention-rules.ts';
 import { isLockTimeout, isRefusal, isStatementTimeout, isTransient, retryTransient } from './db/retry.ts';
 import { runEnding } from './db/run-ending.ts';
 import {
@@ -29,26 +31,46 @@ import {
   renewLeases,
   writeCheckpoints,
 } from './db/runs.ts';
+import { secretReferences } from './db/secret-references.ts';
+import { storedObjectTask } from './db/stored-objects.ts';
 import { saveWorker, type WorkerRow } from './db/workers.ts';
-import { type DocumentParts, openDocumentParts, taskRunJob } from './jobs/index.ts';
+import {
+  type CredentialParts,
+  type DocumentParts,
+  type McpParts,
+  openCredentialParts,
+  openDocumentParts,
+  openMcpParts,
+  taskRunJob,
+} from './jobs/index.ts';
 import type { ModelDeps } from './pipelines/agent/credentials.ts';
+import { AgentMemory } from './pipelines/agent/memory.ts';
 import { RateLimiter } from './pipelines/agent/rate-limiter.ts';
 import type { ToolSource } from './pipelines/agent/tools.ts';
 import { builtInToolNames, builtInTools } from './pipelines/agent/tools-builtin.ts';
+import { type McpToolSource, mcpTools } from './pipelines/agent/tools-mcp.ts';
 import { EmbeddingLanes } from './pipelines/ingest/embed.ts';
+import { mcpSettings } from './pipelines/mcp/connection-settings.ts';
+import type { RefreshSignal } from './pipelines/oauth/attempt.ts';
 import { loadModelCatalog } from './providers/model-catalog.ts';
-import { columnSecretStore, parseKeyRing } from './providers/secrets.ts';
+import { openStorage } from './providers/object-storage.ts';
 import { Batcher } from './queue/batcher.ts';
 import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
 import { Leases } from './queue/leases.ts';
 import { CHANNELS, Listener } from './queue/listener.ts';
+import { columnSecretStore, parseKeyRing } from './secrets.ts';
+import { credentialSchedule } from './services/credential-schedule.ts';
 import { dashboards } from './services/dashboards.ts';
 import { embeddingMigrations } from './services/embedding-migrations.ts';
 import { heartbeat } from './services/heartbeat.ts';
 import { lostRuns } from './services/lost-runs.ts';
+import { maintenance } from './services/maintenance.ts';
+import { memorySync } from './services/memory-sync.ts';
 import { MESSAGE_EMBEDDING, messageEmbedding } from './services/message-embedding.ts';
 import { reconciler } from './services/reconciler.ts';
 import { type SchedulerSignal, scheduler } from './services/scheduler.ts';
+import { TASK_EVENTS, taskEvents } from './services/task-events.ts';
+import { usageRollup } from './services/usage-rollup.ts';
 import { vectorSync } from './services/vector-sync.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
 import { type Probes, startProbes } from './telemetry/probes.ts';
@@ -101,6 +123,7 @@ export type TestSignal =
   | 'checkpoint_sent'
   | 'checkpoint_answered'
   | ConsumerSignal
+  | RefreshSignal
   | SchedulerSignal;
 
 /** A running daemon. */
@@ -126,7 +149,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   const clock = options.clock ?? systemClock;
   const metrics = createMetrics({ builtInTools: builtInToolNames });
   const catalog = loadModelCatalog();
-  const secrets = columnSecretStore(parseKeyRing(config.encryption));
+  const retention = loadRetention();
+  const columns = columnSecretStore(parseKeyRing(config.encryption));
   const workerId = `${hostname()}-${process.pid}-${randomUUID().slice(0, 8)}`;
 
   const connection = await connectDatabase(config, {
@@ -151,6 +175,9 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
   let probes: Probes | null = null;
   let tracing: Tracing | null = null;
   let documents: DocumentParts | null = null;
+  let credentials: CredentialParts | null = null;
+  let mcp: McpParts | null = null;
+  let serverTools: McpToolSource | null = null;
   try {
     await requireUsableServer(db);
     if (!db.embedded) await requireSessions(db.url, log);
@@ -242,6 +269,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           retryIf: (error) => isTransient(error) && !isStatementTimeout(error),
         }),
     };
+    const secrets = secretReferences({ db: patient, columns });
     const traces = await startTracing({
       config: config.traces,
       workerId,
@@ -258,6 +286,16 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       takePlace: (asked) => places.add(asked),
       learn: (learnt) => learnLimit(db, learnt),
     });
+    credentials = openCredentialParts({
+      config,
+      db,
+      clock,
+      log,
+      secrets: columns,
+      metrics: metrics.credentials,
+      onRetry: retried('credential'),
+      ...(options.testSignal ? { signal: options.testSignal } : {}),
+    });
     documents = openDocumentParts({
       config,
       db,
@@ -270,8 +308,33 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onRetry: retried('document'),
       metrics: metrics.documents,
     });
+    mcp = openMcpParts({
+      config,
+      db,
+      clock,
+      log,
+      secrets,
+      freshToken: credentials.freshToken,
+      workerId,
+      leaseSeconds,
+      onRetry: retried('mcp'),
+      metrics: metrics.mcp,
+    });
+    const { settings } = mcp;
+    const tools = mcpTools({
+      db: patient,
+      writes: db,
+      clock,
+      log,
+      limiter,
+      settings: (connection, signal, wanted) => mcpSettings(settings, connection, signal, wanted),
+      trusted: config.mcp.trusted,
+    });
+    serverTools = tools;
     const jobs = [
       documents.job,
+      mcp.job,
+      credentials.job,
       taskRunJob({
         db: patient,
         clock,
@@ -296,8 +359,15 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           ...(options.createModelClient ? { createClient: options.createModelClient } : {}),
         },
         queries: documents.queries,
+        memory: new AgentMemory({
+          clock,
+          log,
+          zeps: documents.stores.getzep,
+          onRecall: (outcome) => metrics.memory.recalled(outcome),
+        }),
         toolSources: [
           builtInTools({ db: patient, now: () => time.now(), queries: documents.queries }),
+          tools,
           ...(options.toolSources ?? []),
         ],
       }),
@@ -324,7 +394,22 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const schedule = scheduler({ db, clock, log, metrics, ...signal });
     const repair = reconciler({ db, clock, log, metrics, time, leaseMs: leaseSeconds * 1000 });
     const lost = lostRuns({ db, clock, log, metrics, leases });
+    const due = credentialSchedule({ db, clock, log, metrics });
     const figures = dashboards({ db, clock, log, metrics });
+    const usage = usageRollup({ db, clock, log, metrics });
+    const tidying = maintenance({
+      db,
+      clock,
+      log,
+      metrics,
+      workerId,
+      tasks: [
+        ...databaseTasks(retention),
+        storedObjectTask(retention.storedObjectsGraceDays, () =>
+          openStorage(config.storageUrl, config.storageKeys),
+        ),
+      ],
+    });
     const messages = messageEmbedding({
       db,
       clock,
@@ -338,6 +423,15 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         MESSAGE_LANES,
       ),
       drainMs: config.drainSeconds * 1000,
+    });
+    const events = taskEvents({ db, clock, log, metrics, workerId });
+    const memories = memorySync({
+      db,
+      clock,
+      log,
+      metrics,
+      zeps: documents.stores.getzep,
+      ...(options.storeLookMs === undefined ? {} : { lookMs: options.storeLookMs }),
     });
     const vectors = vectorSync({
       db,
@@ -381,8 +475,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       onNotification: (channel, payload) => {
         if (channel === CHANNELS.wake && payload === 'vector-sync') vectors.wake();
         else if (channel === CHANNELS.wake && payload === MESSAGE_EMBEDDING) messages.wake();
-        else if (channel === CHANNELS.wake) consumers.find((c) => c.queue === payload)?.wake();
-        else if (channel === CHANNELS.cancel) lost.wake();
+        else if (channel === CHANNELS.wake && payload === TASK_EVENTS) events.wake();
+        else if (channel === CHANNELS.wake) {
+          consumers.find((c) => c.queue === payload)?.wake();
+          if (payload === 'credential-refresh') due.wake();
+        } else if (channel === CHANNELS.cancel) lost.wake();
         else if (channel === CHANNELS.control) alive.wake();
         else schedule.wake();
       },
@@ -393,8 +490,10 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         alive.wake();
         vectors.wake();
         messages.wake();
+        events.wake();
         leases.renewNow();
         documents?.leases.renewNow();
+        mcp?.leases.renewNow();
       },
     });
 
@@ -405,7 +504,22 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     if (!db.embedded) await listener.start();
     leases.start();
     documents.leases.start();
-    for (const service of [schedule, repair, alive, lost, figures, vectors, messages]) service.start();
+    mcp.leases.start();
+    for (const service of [
+      schedule,
+      repair,
+      alive,
+      lost,
+      figures,
+      usage,
+      due,
+      vectors,
+      messages,
+      events,
+      memories,
+      tidying,
+    ])
+      service.start();
     moves?.start();
     for (const consumer of consumers) consumer.start();
     log.info(
@@ -425,7 +539,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const drain = async (): Promise<void> => {
       const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
       await moves?.stop();
-      await Promise.all([schedule, repair, figures, vectors, messages].map((service) => service.stop()));
+      await Promise.all(
+        [schedule, repair, figures, usage, due, vectors, messages, events, memories, tidying].map((service) =>
+          service.stop(),
+        ),
+      );
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
       await drained;
@@ -448,6 +566,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       patience.cancel();
       leases.stop();
       documents?.leases.stop();
+      mcp?.leases.stop();
       const closing = Promise.withResolvers<void>();
       const last = clock.after(ABORT_GRACE_MS, closing.resolve);
       await Promise.race([
@@ -456,6 +575,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
           probes?.close(),
           tracing?.stop(),
           documents?.close(),
+          credentials?.close(),
+          serverTools?.close(),
           reads.close(),
           connection.close(),
         ]).catch(failed),
@@ -480,6 +601,8 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     await probes?.close();
     await tracing?.stop();
     await documents?.close().catch(() => {});
+    await credentials?.close().catch(() => {});
+    await serverTools?.close().catch(() => {});
     await boss?.stop({ graceful: false }).catch(() => {});
     await reads.close().catch(() => {});
     await connection.close().catch(() => {});

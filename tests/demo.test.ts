@@ -74,6 +74,7 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       /^step 1 of 3: Find out$/,
       /^gpt-4o-mini answered in .* tokens, \$0\.\d+, asks for tools$/,
       /^tool current_time \{"timezone":"Europe\/Berlin"\}: done in /,
+      /^tool get-structured-content \{"location":"Chicago"\}: done in /,
       /^tool search_knowledge \{"query":"when are refunds paid"\}: done in /,
       /^tool search_knowledge \{"query":"a late delivery"\}: done in /,
       /^gpt-4o-mini answered in .* tokens, \$0\.\d+$/,
@@ -92,6 +93,11 @@ describe('agentd demo', { timeout: 150_000 }, () => {
     for (const [index, line] of story.entries()) expect(told[index]).toMatch(line);
 
     expect(stdout).toMatch(/agentd has read it after .*: 4 pages, 4 passages of [\d,]+ tokens/);
+    // what the server of tools really answers
+    expect(stdout).toMatch(/agentd has listed it after .*: 13 tools, \d+ of them as strict functions/);
+    expect(stdout).toMatch(
+      /^ {2}Good morning, it is \d+:\d\d\. Chicago has 36 °C, light rain \/ drizzle\.$/m,
+    );
     expect(table(stdout, 'knowledge_sources')[1]).toMatch(
       /^handbook.pdf {2}completed +4 +4 .* feature-hash-v1$/,
     );
@@ -104,7 +110,7 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       'indexing',
     ]);
 
-    expect(table(stdout, 'task_runs')[1]).toMatch(/^schedule {2}completed {2,}3 {2,}5 {2,}4 /);
+    expect(table(stdout, 'task_runs')[1]).toMatch(/^schedule {2}completed {2,}3 {2,}5 {2,}5 /);
     const steps = table(stdout, 'task_step_runs');
     expect(steps.slice(1).map((line) => /(Find out|Write|Post) +completed/.exec(line)?.[1])).toEqual([
       'Find out',
@@ -112,43 +118,13 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       'Post',
     ]);
     expect(table(stdout, 'llm_calls').filter((line) => / completed /.test(line))).toHaveLength(5);
-    expect(table(stdout, 'tool_calls').filter((line) => / completed /.test(line))).toHaveLength(4);
+    expect(table(stdout, 'tool_calls').filter((line) => / completed /.test(line))).toHaveLength(5);
     expect(table(stdout, 'agent_tasks')[1]).toMatch(
       / active .*Europe\/Berlin .* 1 +\d{4}-\d\d-\d\d \d\d:00:00Z$/,
     );
 
     expect(stdout, 'no colours without a terminal').not.toContain('\u001b');
     expect(await readdir(temporary)).toEqual([]);
-  });
-
-  it('quotes the file: what the agent posts stands on the pages that it names, and the journal has them', async () => {
-    const { code, stdout } = await demo(['--json']);
-    expect(code).toBe(0);
-    const { rows } = JSON.parse(stdout) as {
-      rows: {
-        chat_messages: { content: string }[];
-        tool_calls: { tool_name: string; first_citation: unknown }[];
-      };
-    };
-    const quotes = [
-      ...(rows.chat_messages[0]?.content ?? '').matchAll(/^- (.+) \(handbook\.pdf, page (\d)\)$/gm),
-    ];
-    expect(quotes.map(([, , page]) => page)).toEqual(['3', '2']);
-    // read by the engine that the worker does not use
-    const pages = await handbookPages();
-    expect(pages).toHaveLength(4);
-    for (const [, sentence = '', page] of quotes)
-      expect(pages.map((text) => text.includes(sentence))).toEqual(
-        [1, 2, 3, 4].map((n) => n === Number(page)),
-      );
-    expect(
-      rows.tool_calls
-        .filter((call) => call.tool_name === 'search_knowledge')
-        .map((call) => call.first_citation),
-    ).toEqual([
-      { source: 'handbook.pdf', page: 3, heading: 'Refunds' },
-      { source: 'handbook.pdf', page: 2, heading: 'Deliveries' },
-    ]);
   });
 
   it('has a model that knows nothing but what was found', async () => {
@@ -187,13 +163,41 @@ describe('agentd demo', { timeout: 150_000 }, () => {
   it('with --json prints one value and nothing else; with --keep its database stays, and it says where', async () => {
     const { code, stdout, stderr } = await demo(['--json', '--keep']);
     expect(code).toBe(0);
-    const value = JSON.parse(stdout) as { status: string; rows: Record<string, unknown[]> };
-    expect(value.status).toBe('completed');
-    expect(value.rows.llm_calls).toHaveLength(5);
+    const { status, rows } = JSON.parse(stdout) as {
+      status: string;
+      rows: {
+        llm_calls: unknown[];
+        chat_messages: { content: string }[];
+        tool_calls: { tool_name: string; first_citation: unknown }[];
+      };
+    };
+    expect(status).toBe('completed');
+    expect(rows.llm_calls).toHaveLength(5);
     const [folder = ''] = await readdir(temporary);
     expect(stderr).toContain(`AGENTD_DATA_DIR=${join(temporary, folder)} `);
     expect(await readdir(join(temporary, folder))).toContain('postgres');
     await rm(join(temporary, folder), { recursive: true });
+
+    // what the agent posts stands on the pages that it names, and the journal has them
+    const quotes = [
+      ...(rows.chat_messages[0]?.content ?? '').matchAll(/^- (.+) \(handbook\.pdf, page (\d)\)$/gm),
+    ];
+    expect(quotes.map(([, , page]) => page)).toEqual(['3', '2']);
+    // read by the engine that the worker does not use
+    const pages = await handbookPages();
+    expect(pages).toHaveLength(4);
+    for (const [, sentence = '', page] of quotes)
+      expect(pages.map((text) => text.includes(sentence))).toEqual(
+        [1, 2, 3, 4].map((n) => n === Number(page)),
+      );
+    expect(
+      rows.tool_calls
+        .filter((call) => call.tool_name === 'search_knowledge')
+        .map((call) => call.first_citation),
+    ).toEqual([
+      { source: 'handbook.pdf', page: 3, heading: 'Refunds' },
+      { source: 'handbook.pdf', page: 2, heading: 'Deliveries' },
+    ]);
   });
 
   it('ends on an interrupt in the middle of the run, with nothing left behind', async () => {

@@ -6,6 +6,7 @@ import { sleep, systemClock } from '../clock.ts';
 import { type Config, loadConfig } from '../config.ts';
 import type { Daemon } from '../daemon.ts';
 import type { Team } from '../demo/sample.ts';
+import type { ToolServer } from '../demo/tool-server.ts';
 import { FEATURE_HASH_MODEL } from '../providers/feature-hash.ts';
 import { createLogger } from '../telemetry/logger.ts';
 import type { CommandContext } from './context.ts';
@@ -66,13 +67,17 @@ async function runDemo(context: CommandContext, output: Output, keep: boolean): 
   try {
     if (!keep) removeAfterwards(folder, cleanup);
     const began = performance.now();
-    say('agentd demo: an agent, a PDF that it reads, a schedule, and the rows that they leave.\n');
-    const config = await configure(context, folder, cleanup, say);
+    say(
+      'agentd demo: an agent, a PDF that it reads, a server of tools, a schedule, and the rows that they leave.\n',
+    );
+    const tools = await startTools(cleanup, say);
+    const config = await configure(context, folder, tools, cleanup, say);
     say('Creating a database and starting the worker; this takes some seconds.');
     const daemon = await start(context, config, cleanup);
     say(`Database and worker are up after ${duration(performance.now() - began)}.`);
     interrupted.throwIfAborted();
     const team = await readHandbook(daemon, config, say, interrupted);
+    if (tools) await meetTools(daemon, team, tools, say, interrupted);
     await tell(daemon, team, output, say, interrupted, { folder, keep });
   } catch (error) {
     if (!interrupted.aborted) throw error;
@@ -117,6 +122,7 @@ type Say = (text: string) => void;
 async function configure(
   context: CommandContext,
   folder: string,
+  tools: ToolServer | null,
   cleanup: Cleanup,
   say: Say,
 ): Promise<Config> {
@@ -142,6 +148,8 @@ async function configure(
     AGENTD_EMBEDDED_PORT: '0',
     // on this machine: whatever answers as model need not make vectors, and no cent is spent on them
     AGENTD_EMBEDDING_MODEL: FEATURE_HASH_MODEL,
+    // the server of tools is on loopback
+    AGENTD_ALLOWED_PRIVATE_HOSTS: tools ? new URL(tools.url).host : '',
     AGENTD_DRAIN_SECONDS: '2',
     AGENTD_LOG_LEVEL: env.AGENTD_LOG_LEVEL || 'silent',
   });
@@ -172,6 +180,32 @@ async function readHandbook(daemon: Daemon, config: Config, say: Say, signal: Ab
       `vectors by ${FEATURE_HASH_MODEL}, on this machine.`,
   );
   return team;
+}
+
+/** A server of tools for the agent; null where the demo's is not installed. */
+async function startTools(cleanup: Cleanup, say: Say): Promise<ToolServer | null> {
+  const { startToolServer } = await import('../demo/tool-server.ts');
+  const server = await startToolServer();
+  if (server) cleanup.add(() => server.stop());
+  else say('No MCP server is connected: the one of the demo is not part of a production install.');
+  return server;
+}
+
+/** Connects the agent with the server, and waits until the worker knows its tools. */
+async function meetTools(
+  daemon: Daemon,
+  team: Team,
+  server: ToolServer,
+  say: Say,
+  signal: AbortSignal,
+): Promise<void> {
+  const { CONNECTION, connectTools } = await import('../demo/tool-server.ts');
+  const began = performance.now();
+  const seen = await connectTools(daemon.db, team, server.url, signal);
+  say(
+    `Inserted: her connection "${CONNECTION}" with an MCP server on this machine (its protocol's example server).\n` +
+      `agentd has listed it after ${duration(performance.now() - began)}: ${seen.tools} tools, ${seen.strict} of them as strict functions.`,
+  );
 }
 
 async function tell(

@@ -2,7 +2,7 @@
 import type { Config } from '../config.ts';
 import { maskedUrl } from '../db/connect.ts';
 import { askModelEndpoint, DEFAULT_BASE_URL } from '../providers/model-endpoint.ts';
-import { parseKeyRing, SecretError } from '../providers/secrets.ts';
+import { parseKeyRing, SecretError } from '../secrets.ts';
 import { maskText } from '../telemetry/redact.ts';
 
 /** `skip`: could not be asked, because of an earlier answer or of the kind of database. */

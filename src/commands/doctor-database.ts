@@ -1,4 +1,5 @@
 /** The checks that ask the database, each one standing for itself: one that throws is one that failed. */
+import type { Config } from '../config.ts';
 import type { Database } from '../db/database.ts';
 import {
   bossFacts,
@@ -6,13 +7,14 @@ import {
   enqueueSelfTest,
   missingRights,
   notificationsArrive,
-  secretForms,
   serverFacts,
 } from '../db/diagnostics.ts';
 import { migrationStatus } from '../db/migrate.ts';
 import { heldWork, workerHealth } from '../db/operations.ts';
 import { type Check, check } from './doctor-checks.ts';
 import { checkSchema } from './doctor-schema.ts';
+import { checkSecrets } from './doctor-secrets.ts';
+import { checkUsage } from './doctor-usage.ts';
 import { explain } from './errors.ts';
 import { duration, seconds } from './format.ts';
 import { headline, nextStepOf, problemOf } from './held-work.ts';
@@ -23,7 +25,7 @@ const LISTEN_DEADLINE_MS = 2_000;
 const MOST_REASONS = 100;
 
 /** Runs every check; those that need agentd's tables are skipped while they are not there. */
-export async function checkDatabase(db: Database): Promise<Check[]> {
+export async function checkDatabase(db: Database, config: Pick<Config, 'encryption'>): Promise<Check[]> {
   const migrated = await guarded('migrations', () => checkMigrations(db));
   const ready = migrated.status === 'ok';
   const whenMigrated = (name: string, work: () => Promise<Check>): Promise<Check> =>
@@ -40,9 +42,10 @@ export async function checkDatabase(db: Database): Promise<Check[]> {
     await whenMigrated('enqueue', () => checkEnqueue(db)),
     await guarded('notifications', () => checkListen(db)),
     await guarded('clock', () => checkClock(db)),
-    await whenMigrated('stored secrets', () => checkSecrets(db)),
+    await whenMigrated('stored secrets', () => checkSecrets(db, config.encryption)),
     await whenMigrated('workers', () => checkWorkers(db)),
     await whenMigrated('held work', () => checkHeldWork(db)),
+    await whenMigrated('usage', () => checkUsage(db)),
   ];
 }
 
@@ -184,24 +187,6 @@ async function checkClock(db: Database): Promise<Check> {
   return sure > 1_000
     ? check('clock', 'warn', text, 'Run a time service (NTP) on both machines.')
     : check('clock', 'ok', text);
-}
-
-async function checkSecrets(db: Database): Promise<Check> {
-  const name = 'stored secrets';
-  const forms = await secretForms(db);
-  const plain = forms.unknown ?? 0;
-  const sealed = Object.entries(forms).reduce(
-    (sum, [form, keys]) => sum + (form === 'unknown' ? 0 : keys),
-    0,
-  );
-  return plain > 0
-    ? check(
-        name,
-        'warn',
-        `${plain} API keys are stored in plain text, ${sealed} are sealed.`,
-        'Seal them with ENCRYPTION_KEYS in force.',
-      )
-    : check(name, 'ok', `${sealed} API keys are stored, all of them sealed.`);
 }
 
 async function checkWorkers(db: Database): Promise<Check> {

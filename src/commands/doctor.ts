@@ -54,7 +54,10 @@ async function databaseChecks(config: Config): Promise<Check[]> {
   try {
     const connection = await openFor(config, false);
     try {
-      return [check('database', 'ok', 'The database answers.'), ...(await checkDatabase(connection.db))];
+      return [
+        check('database', 'ok', 'The database answers.'),
+        ...(await checkDatabase(connection.db, config)),
+      ];
     } finally {
       await connection.close();
     }

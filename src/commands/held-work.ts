@@ -29,6 +29,23 @@ const WORDS: Readonly<Record<HeldWork['kind'], Words>> = {
     many: 'workspaces were not moved to another embedding model',
     nextStep: 'agentd embeddings status shows them; mend the reason, then: agentd embeddings migrate --yes.',
   },
+  connections_failing: {
+    one: 'connection to an MCP server fails',
+    many: 'connections to MCP servers fail',
+    nextStep:
+      'agentd mcp list shows them; their tools stay as they were. A changed connection is looked at at once, or: agentd mcp refresh ID.',
+  },
+  providers_misconfigured: {
+    one: 'provider refuses this platform’s client',
+    many: 'providers refuse this platform’s client',
+    nextStep:
+      'Correct token_endpoint, or client_id and client_secret in configuration_metadata, of the provider in service_providers; its credentials follow by themselves.',
+  },
+  credentials_failing: {
+    one: 'connected account needs its user',
+    many: 'connected accounts need their users',
+    nextStep: 'agentd credentials list --failing shows them; they have to be connected again.',
+  },
 };
 const PAUSED =
   'An operator has paused them; to go on: update agentd.message_workspaces set retry_at = null where id = ….';

@@ -8,6 +8,7 @@ import type { Database } from '../db/database.ts';
 import {
   insertPage,
   insertUpload,
+  noteObject,
   type SourceProgress,
   sourceProgress,
   type UploadOwner,
@@ -128,6 +129,7 @@ async function store(
   try {
     // a name of its own: another file of this name stays what it is
     const place = `${owner.workspace_id}/${randomUUID()}/${basename(path)}`;
+    await noteObject(db, BUCKET, place);
     await storage.write(BUCKET, place, bytes, { contentType: null, signal: AbortSignal.timeout(120_000) });
     const { sourceId } = await insertUpload(db, owner, {
       name: file.name,

@@ -204,17 +204,3 @@ export async function notificationsArrive(db: Database, deadlineMs: number): Pro
     await client.end();
   }
 }
-
-/** Columns with API keys whose form the database keeps beside them. */
-const SECRET_TABLES = ['public.api_connections', 'public.workspace_llm_config'] as const;
-
-/** How many stored API keys are in each form: `v1`, `reference`, or `unknown`, which is plain text most likely. */
-export async function secretForms(db: Queryable): Promise<Readonly<Record<string, number>>> {
-  const rows = await db.query<{ form: string; keys: number }>(
-    `select secret_form as form, count(*) as keys
-       from (${SECRET_TABLES.map((table) => `select secret_form from ${table} where api_key is not null`).join(' union all ')}) s
-      where secret_form is not null
-      group by 1`,
-  );
-  return Object.fromEntries(rows.map((row) => [row.form, row.keys]));
-}

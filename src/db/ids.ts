@@ -6,6 +6,8 @@ const TABLES = {
   task: 'public.agent_tasks',
   workspace: 'public.workspaces',
   agent: 'public.agents',
+  connection: 'public.agent_mcp_connections',
+  credential: 'public.user_integration_credentials',
 } as const;
 
 /** What can be named by the beginning of its id. */

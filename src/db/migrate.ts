@@ -40,6 +40,12 @@ import * as m0027 from './migrations/0027_embedding_migrations.ts';
 import * as m0028 from './migrations/0028_tenancy.ts';
 import * as m0029 from './migrations/0029_zep_graphs.ts';
 import * as m0030 from './migrations/0030_limits.ts';
+import * as m0031 from './migrations/0031_credentials.ts';
+import * as m0032 from './migrations/0032_mcp.ts';
+import * as m0033 from './migrations/0033_secrets.ts';
+import * as m0034 from './migrations/0034_event_triggers.ts';
+import * as m0035 from './migrations/0035_usage_rollup.ts';
+import * as m0036 from './migrations/0036_housekeeping.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -72,6 +78,12 @@ const migrations: Record<string, Migration> = {
   '0028_tenancy': m0028,
   '0029_zep_graphs': m0029,
   '0030_limits': m0030,
+  '0031_credentials': m0031,
+  '0032_mcp': m0032,
+  '0033_secrets': m0033,
+  '0034_event_triggers': m0034,
+  '0035_usage_rollup': m0035,
+  '0036_housekeeping': m0036,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

@@ -189,10 +189,17 @@ export function stuckWork(db: Queryable, limit: number): Promise<StuckWork[]> {
   );
 }
 
-/** Copies of vectors, embeddings of messages and moves to another model that wait or were given up, for one reason. */
+/** Copies of vectors, embeddings of messages, moves to another model and connected accounts that wait or were given up, for one reason. */
 export type HeldWork = {
-  /** What the rows are: stores of vectors, workspaces, messages, workspaces. */
-  readonly kind: 'stores_resting' | 'messages_waiting' | 'messages_given_up' | 'moves_failed';
+  /** What the rows are: stores of vectors, workspaces, messages, workspaces, providers, credentials. */
+  readonly kind:
+    | 'stores_resting'
+    | 'messages_waiting'
+    | 'messages_given_up'
+    | 'moves_failed'
+    | 'connections_failing'
+    | 'providers_misconfigured'
+    | 'credentials_failing';
   /** `paused`: by an operator. */
   readonly reason_code: string;
   /** At most 20,000 messages are counted. */
@@ -218,6 +225,15 @@ export function heldWork(db: Queryable, limit: number): Promise<HeldWork[]> {
          from (select f.reason_code, f.reason from agentd.message_queue f where f.failed_at is not null limit ${MOST_COUNTED}) q
        union all
        select 4, 'moves_failed', m.reason_code, m.reason from agentd.embedding_migrations m where m.status = 'failed'
+       union all
+       select 9, 'connections_failing', c.reason_code, c.reason
+         from (select n.reason_code, n.reason from public.agent_mcp_connections n
+                where n.is_active and n.refresh_failures > 0 limit ${MOST_COUNTED}) c
+       union all
+       select 5, 'providers_misconfigured', a.reason_code, a.reason from agentd.provider_alarms a where a.is_misconfigured
+       union all
+       select 6, 'credentials_failing', c.reason_code, c.reason
+         from (select f.reason_code, f.reason from agentd.failing_credentials f where f.needs_person limit ${MOST_COUNTED}) c
      )
      select h.kind, coalesce(h.reason_code, 'unknown') as reason_code, count(*)::integer as count, min(h.reason) as example
        from held h group by h.place, 1, 2 order by h.place, count(*) desc, 2 limit $1`,

@@ -58,6 +58,8 @@ export type ClaimedAgent = {
   readonly has_knowledge: boolean;
   /** Whether it may look up messages: its workspace has them embedded. */
   readonly has_messages: boolean;
+  /** Whether it is connected with servers of tools, and the agent is its workspace's own. */
+  readonly has_connections: boolean;
 };
 
 export type ClaimedModel = {
@@ -280,7 +282,9 @@ select asked.id,
                        or exists (select 1 from public.agent_datastores d where d.agent_id = a.id and d.is_active)
                        or exists (select 1 from public.agent_media_assignments d where d.agent_id = a.id),
          'has_messages', a.workspace_id = c.workspace_id
-                     and exists (select 1 from agentd.message_workspaces e where e.id = c.workspace_id and e.is_wanted)
+                     and exists (select 1 from agentd.message_workspaces e where e.id = c.workspace_id and e.is_wanted),
+         'has_connections', a.workspace_id = c.workspace_id
+                        and exists (select 1 from public.agent_mcp_connections n where n.agent_id = a.id and n.is_active)
        ) end as agent,
        case when a.id is not null then jsonb_build_object(
          'id', m.id, 'provider', m.provider, 'model', coalesce(m.model_id, a.model),
@@ -425,6 +429,9 @@ export type ToolCallChange = {
   tool: string;
   source: string;
   effect: 'read' | 'idempotent' | 'write';
+  /** A row of agent_mcp_connections, and the account that it signs in with; absent for a tool of ours. */
+  connection_id?: string | null;
+  credential_id?: string | null;
   arguments: unknown;
   status: 'started' | 'waiting' | 'completed' | 'failed' | 'denied' | 'unknown';
   result?: unknown;
@@ -587,14 +594,15 @@ llm as (
 tool as (
   insert into public.tool_calls as t (
     workspace_id, agent_id, run_id, step_order, turn, call_index, idempotency_key, provider_call_id, tool_name, source,
-    effect, arguments, status, result, error_code, error_message, duration_ms, finished_at)
+    effect, arguments, status, result, error_code, error_message, duration_ms, finished_at, connection_id, credential_id)
   select run.workspace_id, run.agent_id, run.id, x."order", x.turn, x.index,
          agentd.call_key(run.id, x."order", x.turn, x.index), x.provider_call_id, x.tool, x.source, x.effect, x.arguments,
          x.status, x.result, x.error_code, x.error, x.duration_ms,
-         case when x.status not in ('started', 'waiting') then agentd.now() end
+         case when x.status not in ('started', 'waiting') then agentd.now() end, x.connection_id, x.credential_id
     from run, jsonb_to_recordset(run.tools) as x (
       "order" integer, turn integer, index integer, provider_call_id text, tool text, source text, effect text,
-      arguments jsonb, status public.call_status, result jsonb, error_code text, error text, duration_ms integer)
+      arguments jsonb, status public.call_status, result jsonb, error_code text, error text, duration_ms integer,
+      connection_id uuid, credential_id uuid)
   on conflict (idempotency_key) do update
      set status = excluded.status, result = excluded.result, error_code = excluded.error_code,
          error_message = excluded.error_message, duration_ms = excluded.duration_ms, finished_at = excluded.finished_at

@@ -164,6 +164,11 @@ export interface AgentdBudgetReservations {
   turns: number;
 }
 
+export interface AgentdConversationCalls {
+  since: Timestamp;
+  workspace_id: string;
+}
+
 export interface AgentdDashboardRefreshes {
   failures: Generated<number>;
   last_error: string | null;
@@ -211,6 +216,21 @@ export interface AgentdEmbeddingMigrations {
   worked_at: Timestamp | null;
   worker_id: string | null;
   workspace_id: string;
+}
+
+export interface AgentdFailingCredentials {
+  connection_name: string | null;
+  connection_status: ConnectionStatus | null;
+  credential_id: string | null;
+  needs_person: boolean | null;
+  next_refresh_at: Timestamp | null;
+  provider: string | null;
+  reason: string | null;
+  reason_code: string | null;
+  refresh_failures: number | null;
+  token_expires_at: Timestamp | null;
+  user_id: string | null;
+  workspace_id: string | null;
 }
 
 export interface AgentdGraphEpisodes {
@@ -266,6 +286,74 @@ export interface AgentdLocks {
   name: string;
 }
 
+export interface AgentdMaintenanceLog {
+  batches: Generated<number>;
+  busy_ms: Generated<number>;
+  /**
+   * What was given back, where it is known without counting: months and stored objects.
+   */
+  bytes: number | null;
+  error: string | null;
+  finished_at: Timestamp | null;
+  /**
+   * Rows that were due and somebody held: the next pass meets them again.
+   */
+  held: Generated<number>;
+  id: Generated<number>;
+  name: string;
+  outcome: Generated<string>;
+  rows: Generated<number>;
+  started_at: Generated<Timestamp>;
+  worker_id: string;
+}
+
+export interface AgentdMaintenanceTasks {
+  due_at: Generated<Timestamp>;
+  failures: Generated<number>;
+  last_error: string | null;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
+  name: string;
+  pass_id: number | null;
+  place: Json | null;
+  succeeded_at: Timestamp | null;
+  worker_id: string | null;
+}
+
+export interface AgentdMcpRefreshes {
+  due_at: Generated<Timestamp>;
+  failures: Generated<number>;
+  id: string;
+  job_id: string | null;
+  lease_epoch: Generated<number>;
+  lease_expires_at: Timestamp | null;
+  lost_claims: Generated<number>;
+  seq: Generated<number>;
+  started_at: Timestamp | null;
+  wanted_at: Timestamp | null;
+  why: string;
+  worker_id: string | null;
+  workspace_id: string;
+}
+
+export interface AgentdMcpRemovedTools {
+  connection_id: string;
+  pinned_hash: string;
+  removed_at: Timestamp;
+  tool_name: string;
+}
+
+export interface AgentdMemoryOutbox {
+  attempts: Generated<number>;
+  created_at: Generated<Timestamp>;
+  datastore_id: string;
+  due_at: Generated<Timestamp>;
+  reason: string | null;
+  reason_code: string | null;
+  run_id: string;
+  workspace_id: string;
+}
+
 export interface AgentdMessageQueue {
   attempts: Generated<number>;
   failed_at: Timestamp | null;
@@ -311,10 +399,40 @@ export interface AgentdMessageWorkspaces {
   worker_id: string | null;
 }
 
+export interface AgentdModelPrices {
+  input_cost_per_1k: Numeric;
+  model: string;
+  output_cost_per_1k: Numeric;
+  provider: string;
+  valid_from: Timestamp;
+}
+
 export interface AgentdPlatformObjects {
   created_at: Generated<Timestamp>;
   kind: string;
   name: string;
+}
+
+export interface AgentdProviderAlarms {
+  alarm_since: Timestamp | null;
+  blocked_until: Timestamp | null;
+  failures: number | null;
+  is_misconfigured: boolean | null;
+  provider: string | null;
+  reason: string | null;
+  reason_code: string | null;
+  service_provider_id: string | null;
+  updated_at: Timestamp | null;
+}
+
+export interface AgentdProviderStates {
+  alarm_since: Timestamp | null;
+  blocked_until: Timestamp | null;
+  failures: Generated<number>;
+  reason: string | null;
+  reason_code: string | null;
+  service_provider_id: string;
+  updated_at: Generated<Timestamp>;
 }
 
 export interface AgentdQueueControls {
@@ -382,6 +500,30 @@ export interface AgentdRecentFailures {
   workspace_id: string | null;
 }
 
+export interface AgentdRescuedTokens {
+  access_token: string;
+  created_at: Generated<Timestamp>;
+  credential_id: string;
+  expires_at: Timestamp | null;
+  from_version: number;
+  id: Generated<string>;
+  refresh_token: string | null;
+  workspace_id: string;
+}
+
+export interface AgentdRetentionOverrides {
+  keep_days: number | null;
+  rule: string;
+  updated_at: Generated<Timestamp>;
+  workspace_id: string;
+}
+
+export interface AgentdRetiredPartitions {
+  parent: string;
+  retired_before: Timestamp;
+  updated_at: Generated<Timestamp>;
+}
+
 export interface AgentdSignupFailures {
   created_at: Generated<Timestamp>;
   error_code: string;
@@ -396,12 +538,105 @@ export interface AgentdSleepers {
   worker_id: string;
 }
 
+export interface AgentdStoredObjects {
+  bucket: string;
+  created_at: Generated<Timestamp>;
+  orphaned_at: Timestamp | null;
+  path: string;
+}
+
 export interface AgentdStuckWork {
   id: string | null;
   kind: string | null;
   problem: string | null;
   since: Timestamp | null;
   workspace_id: string | null;
+}
+
+export interface AgentdTaskEventBursts {
+  minute: Timestamp;
+  runs: number;
+  task_id: string;
+}
+
+export interface AgentdTaskEvents {
+  attempts: Generated<number>;
+  data: Json | null;
+  due_at: Generated<Timestamp>;
+  id: Generated<number>;
+  kind: string;
+  occurred_at: Generated<Timestamp>;
+  subject_id: string;
+  trigger_id: string | null;
+  workspace_id: string;
+}
+
+export interface AgentdUsageByAgent {
+  agent_id: string | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  events: number | null;
+  metric: string | null;
+  quantity: number | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdUsageByModel {
+  cached_tokens: Numeric | null;
+  completion_tokens: Numeric | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  events: number | null;
+  metric: string | null;
+  model: string | null;
+  prompt_tokens: Numeric | null;
+  provider: string | null;
+  quantity: number | null;
+  workspace_id: string | null;
+}
+
+export interface AgentdUsageBySecond {
+  workspace_id: string;
+}
+
+export interface AgentdUsageCorrections {
+  booked_at: Timestamp;
+  cost_micros: number;
+  created_at: Generated<Timestamp>;
+  events: number;
+  id: Generated<number>;
+  metric: string;
+  occurred_at: Timestamp;
+  quantity: number;
+  workspace_id: string;
+}
+
+export interface AgentdUsageDeltas {
+  at: Timestamp;
+  cost_micros: number;
+  events: number;
+  id: Generated<number>;
+  in_counter: boolean;
+  metric: string;
+  quantity: number;
+  workspace_id: string;
+}
+
+export interface AgentdUsageDrifts {
+  at: Timestamp;
+  expected: Numeric;
+  found: Numeric;
+  found_at: Generated<Timestamp>;
+  id: Generated<number>;
+  level: string;
+  metric: string;
+  repaired_at: Timestamp | null;
+  workspace_id: string;
+}
+
+export interface AgentdUsageRecuts {
+  requested_at: Generated<Timestamp>;
+  workspace_id: string;
 }
 
 export interface AgentdUsageReservations {
@@ -413,12 +648,32 @@ export interface AgentdUsageReservations {
   workspace_id: string;
 }
 
+export interface AgentdUsageRollup {
+  events_rolled: number | null;
+  is_restored: boolean | null;
+  last_duration_ms: number | null;
+  last_run_at: Timestamp | null;
+  open_drifts: number | null;
+  seconds_since: Numeric | null;
+  waiting_deltas: number | null;
+  waiting_recuts: number | null;
+  waiting_workspaces: number | null;
+}
+
 export interface AgentdUsageRollupState {
   events_rolled: Generated<number>;
   last_duration_ms: number | null;
   last_run_at: Timestamp | null;
   name: string;
+  rebuilds: Generated<number>;
+  server_id: number | null;
   snapshot: string;
+}
+
+export interface AgentdVaultOwners {
+  created_at: Generated<Timestamp>;
+  owner_id: Generated<string>;
+  secret_id: string;
 }
 
 export interface AgentdVectorCopies {
@@ -583,9 +838,19 @@ export interface AgentLogs {
 
 export interface AgentMcpConnections {
   agent_id: string;
+  /**
+   * The header that carries auth_secret where auth_type is header.
+   */
+  auth_header: string | null;
+  auth_secret: string | null;
+  auth_type: Generated<string>;
   change_policy: Generated<string>;
   connection_name: string;
   created_at: Generated<Timestamp>;
+  /**
+   * Whose access token is sent where auth_type is oauth; of the same workspace.
+   */
+  credential_id: string | null;
   id: Generated<string>;
   is_active: Generated<boolean>;
   last_refreshed_at: Timestamp | null;
@@ -594,10 +859,16 @@ export interface AgentMcpConnections {
    */
   mcp_server_id: string | null;
   next_refresh_at: Timestamp | null;
+  /**
+   * Why the last look at its tools failed, and what to do about it. The tools seen before stay.
+   */
   reason: string | null;
   reason_code: string | null;
   refresh_failures: Generated<number>;
+  server_info: Json | null;
   server_url: string;
+  tools_listed: number | null;
+  tools_usable: number | null;
   updated_at: Generated<Timestamp>;
 }
 
@@ -684,8 +955,15 @@ export interface AgentTaskEventTriggers {
   created_at: Generated<Timestamp>;
   id: Generated<string>;
   is_active: Generated<boolean>;
+  last_suppressed_at: Timestamp | null;
+  last_suppressed_code: string | null;
+  last_suppressed_reason: string | null;
   last_triggered_at: Timestamp | null;
   name: string | null;
+  /**
+   * Events that met the conditions and started nothing: cooldown, dates, depth or burst. The last one with its reason.
+   */
+  suppressed_count: Generated<number>;
   task_id: string;
   trigger_count: Generated<number>;
   trigger_type: string;
@@ -930,6 +1208,17 @@ export interface IntegrationCapabilities {
   updated_at: Generated<Timestamp>;
 }
 
+export interface IntegrationEvents {
+  agent_id: string | null;
+  event_type: string;
+  external_id: string | null;
+  id: Generated<string>;
+  payload: Generated<Json>;
+  received_at: Generated<Timestamp>;
+  source: string;
+  workspace_id: string;
+}
+
 export interface Integrations {
   created_at: Generated<Timestamp>;
   credential_id: string | null;
@@ -1134,17 +1423,30 @@ export interface McpServers {
 export interface McpToolsCache {
   connection_id: string;
   created_at: Generated<Timestamp>;
+  function_name: string | null;
   id: Generated<string>;
   is_quarantined: Generated<boolean>;
   last_updated: Generated<Timestamp>;
-  openai_schema: Json;
+  /**
+   * The function as chat completions take it.
+   */
+  openai_schema: Json | null;
+  /**
+   * The schema_hash that was seen first, or accepted last.
+   */
+  pinned_hash: string | null;
   reason: string | null;
   reason_code: string | null;
+  row_hash: string | null;
   /**
    * Of the whole tool as its server described it; compared again when the tool is called.
    */
   schema_hash: string | null;
+  seen_at: Timestamp | null;
   tool_name: string;
+  /**
+   * The tool as its server described it.
+   */
   tool_schema: Json;
 }
 
@@ -1226,6 +1528,10 @@ export interface PricingPlans {
   stripe_price_id: string | null;
   token_limit: number | null;
   updated_at: Generated<Timestamp>;
+  /**
+   * What usage is summed up by: calendar months in the workspace's time zone, or the periods of its subscription.
+   */
+  usage_period: Generated<string>;
 }
 
 export interface Profiles {
@@ -1276,6 +1582,10 @@ export interface TaskRuns {
   cost_micros: Generated<number>;
   created_at: Generated<Timestamp>;
   current_step: Generated<number>;
+  /**
+   * The event that started it: an event starts a task once.
+   */
+  event_key: string | null;
   finished_at: Timestamp | null;
   id: Generated<string>;
   input: Generated<Json>;
@@ -1297,6 +1607,10 @@ export interface TaskRuns {
   started_at: Timestamp | null;
   status: Generated<RunStatus>;
   steps: Json;
+  /**
+   * When what its calls were told and answered was removed; the run and its result are kept.
+   */
+  stripped_at: Timestamp | null;
   task_id: string | null;
   tool_calls: Generated<number>;
   traceparent: string | null;
@@ -1439,6 +1753,32 @@ export interface ToolCatalog {
   updated_at: Generated<Timestamp>;
 }
 
+export interface UsageByAgent {
+  agent_id: string | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  events: number | null;
+  metric: string | null;
+  quantity: number | null;
+  refreshed_at: Timestamp | null;
+  workspace_id: string | null;
+}
+
+export interface UsageByModel {
+  cached_tokens: Numeric | null;
+  completion_tokens: Numeric | null;
+  cost_micros: number | null;
+  day: Timestamp | null;
+  events: number | null;
+  metric: string | null;
+  model: string | null;
+  prompt_tokens: Numeric | null;
+  provider: string | null;
+  quantity: number | null;
+  refreshed_at: Timestamp | null;
+  workspace_id: string | null;
+}
+
 export interface UsageEventKeys {
   idempotency_key: string;
   recorded_at: Generated<Timestamp>;
@@ -1495,12 +1835,16 @@ export interface UserIntegrationCredentials {
   encrypted_access_token: string | null;
   encrypted_refresh_token: string | null;
   id: Generated<string>;
+  is_refresh_due: Generated<boolean>;
+  job_id: string | null;
   last_refreshed_at: Timestamp | null;
   next_refresh_at: Timestamp | null;
+  reason: string | null;
   reason_code: string | null;
   refresh_failures: Generated<number>;
   refresh_lease_token: string | null;
   refresh_lease_until: Timestamp | null;
+  refresh_request: Generated<number>;
   /**
    * Set before a refresh is sent, cleared when its answer is stored: a rotated token may be lost in between.
    */
@@ -1640,14 +1984,21 @@ export interface WorkspaceSubscriptions {
 }
 
 export interface WorkspaceUsage {
+  /**
+   * What comes later for this period is a correction of the open one.
+   */
   closed_at: Timestamp | null;
   conversations: Generated<number>;
   cost_micros: Generated<number>;
   created_at: Generated<Timestamp>;
   id: Generated<string>;
   messages: Generated<number>;
+  /**
+   * The first day of the month; of a subscription's period the day that it begins on.
+   */
   month: Timestamp;
   period_end: Timestamp;
+  period_kind: Generated<string>;
   period_start: Timestamp;
   rolled_up_at: Timestamp | null;
   task_runs: Generated<number>;
@@ -1683,26 +2034,51 @@ export interface DB {
   "agentd.audit_log": AgentdAuditLog;
   "agentd.budget_counters": AgentdBudgetCounters;
   "agentd.budget_reservations": AgentdBudgetReservations;
+  "agentd.conversation_calls": AgentdConversationCalls;
   "agentd.dashboard_refreshes": AgentdDashboardRefreshes;
   "agentd.embedding_migrations": AgentdEmbeddingMigrations;
+  "agentd.failing_credentials": AgentdFailingCredentials;
   "agentd.graph_episodes": AgentdGraphEpisodes;
   "agentd.job_runs": AgentdJobRuns;
   "agentd.late_tasks": AgentdLateTasks;
   "agentd.locks": AgentdLocks;
+  "agentd.maintenance_log": AgentdMaintenanceLog;
+  "agentd.maintenance_tasks": AgentdMaintenanceTasks;
+  "agentd.mcp_refreshes": AgentdMcpRefreshes;
+  "agentd.mcp_removed_tools": AgentdMcpRemovedTools;
+  "agentd.memory_outbox": AgentdMemoryOutbox;
   "agentd.message_queue": AgentdMessageQueue;
   "agentd.message_workspaces": AgentdMessageWorkspaces;
+  "agentd.model_prices": AgentdModelPrices;
   "agentd.platform_objects": AgentdPlatformObjects;
+  "agentd.provider_alarms": AgentdProviderAlarms;
+  "agentd.provider_states": AgentdProviderStates;
   "agentd.queue_controls": AgentdQueueControls;
   "agentd.queue_health": AgentdQueueHealth;
   "agentd.queue_settings": AgentdQueueSettings;
   "agentd.rate_limit_lines": AgentdRateLimitLines;
   "agentd.rate_limits": AgentdRateLimits;
   "agentd.recent_failures": AgentdRecentFailures;
+  "agentd.rescued_tokens": AgentdRescuedTokens;
+  "agentd.retention_overrides": AgentdRetentionOverrides;
+  "agentd.retired_partitions": AgentdRetiredPartitions;
   "agentd.signup_failures": AgentdSignupFailures;
   "agentd.sleepers": AgentdSleepers;
+  "agentd.stored_objects": AgentdStoredObjects;
   "agentd.stuck_work": AgentdStuckWork;
+  "agentd.task_event_bursts": AgentdTaskEventBursts;
+  "agentd.task_events": AgentdTaskEvents;
+  "agentd.usage_by_agent": AgentdUsageByAgent;
+  "agentd.usage_by_model": AgentdUsageByModel;
+  "agentd.usage_by_second": AgentdUsageBySecond;
+  "agentd.usage_corrections": AgentdUsageCorrections;
+  "agentd.usage_deltas": AgentdUsageDeltas;
+  "agentd.usage_drifts": AgentdUsageDrifts;
+  "agentd.usage_recuts": AgentdUsageRecuts;
   "agentd.usage_reservations": AgentdUsageReservations;
+  "agentd.usage_rollup": AgentdUsageRollup;
   "agentd.usage_rollup_state": AgentdUsageRollupState;
+  "agentd.vault_owners": AgentdVaultOwners;
   "agentd.vector_copies": AgentdVectorCopies;
   "agentd.vector_outbox": AgentdVectorOutbox;
   "agentd.vector_stores": AgentdVectorStores;
@@ -1727,6 +2103,7 @@ export interface DB {
   credential_refresh_log: CredentialRefreshLog;
   datastores: Datastores;
   integration_capabilities: IntegrationCapabilities;
+  integration_events: IntegrationEvents;
   integrations: Integrations;
   knowledge_chunks: KnowledgeChunks;
   knowledge_sources: KnowledgeSources;
@@ -1753,6 +2130,8 @@ export interface DB {
   teams: Teams;
   tool_calls: ToolCalls;
   tool_catalog: ToolCatalog;
+  usage_by_agent: UsageByAgent;
+  usage_by_model: UsageByModel;
   usage_event_keys: UsageEventKeys;
   usage_events: UsageEvents;
   usage_quarter_hours: UsageQuarterHours;

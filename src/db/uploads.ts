@@ -17,6 +17,14 @@ export function uploadOwners(
   );
 }
 
+/** Notes an object that is about to be stored: what no row names then is removed by maintenance after a time. */
+export async function noteObject(db: Queryable, bucket: string, path: string): Promise<void> {
+  await db.query('insert into agentd.stored_objects (bucket, path) values ($1, $2) on conflict do nothing', [
+    bucket,
+    path,
+  ]);
+}
+
 /** A stored file becomes a media row, and with it a source. Returns both ids. */
 export async function insertUpload(
   db: Queryable,

@@ -51,6 +51,15 @@ const SECTIONS: readonly Section[] = [
     columns: [text('step'), status, number('duration_ms', duration), json('details', 72)],
   },
   {
+    table: 'mcp_tools_cache',
+    sql: `select c.connection_name, t.tool_name, (t.openai_schema #>> '{function,strict}')::boolean as strict, t.openai_schema #> '{function,parameters,properties}' as parameters
+            from mcp_tools_cache t
+            join agent_mcp_connections c on c.id = t.connection_id
+            join task_runs r on r.agent_id = c.agent_id
+           where r.id = $1 order by t.tool_name limit 5`,
+    columns: [text('connection_name'), text('tool_name'), text('strict'), json('parameters', 72)],
+  },
+  {
     table: 'task_runs',
     sql: `select trigger, status, current_step, turns, tool_calls, prompt_tokens, completion_tokens, cost_micros
             from task_runs where id = $1`,

@@ -6,7 +6,7 @@ export const STEPS = [
   {
     name: 'Find out',
     instructions:
-      'Look up the time in Berlin, and what the handbook says about late deliveries and about refunds. Name the page of each.',
+      'Look up the time in Berlin, the weather at our depot in Chicago, and what the handbook says about late deliveries and about refunds. Name the page of each.',
   },
   {
     name: 'Write',
@@ -82,6 +82,19 @@ export function insertFile(db: Database, team: Team, file: StoredFile): Promise<
   });
 }
 
+/** Connects the agent with a server of tools. Returns the connection's id. */
+export function insertConnection(
+  db: Database,
+  team: Team,
+  server: { readonly name: string; readonly url: string },
+): Promise<string> {
+  return insert(
+    db,
+    'insert into public.agent_mcp_connections (agent_id, connection_name, server_url) values ($1, $2, $3) returning id',
+    [team.agentId, server.name, server.url],
+  );
+}
+
 /**
  * Inserts the task in one transaction. Returns its id.
  *
@@ -94,7 +107,8 @@ export function insertTask(db: Database, team: Team, dueInSeconds: number): Prom
       `insert into public.agent_tasks
          (agent_id, name, instructions, cron_expression, timezone, next_run_at, selected_tools)
        values ($1, 'Morning briefing', 'Prepare the support team for the day.', $2, $3,
-               agentd.now() + make_interval(secs => $4), '["current_time", "search_knowledge", "send_message"]')
+               agentd.now() + make_interval(secs => $4),
+               '["current_time", "get-structured-content", "search_knowledge", "send_message"]')
        returning id`,
       [team.agentId, SCHEDULE.cron, SCHEDULE.timezone, dueInSeconds],
     );

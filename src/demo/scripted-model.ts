@@ -5,6 +5,7 @@
 import { sleep, systemClock } from '../clock.ts';
 import { CommandError } from '../commands/errors.ts';
 import { CHANNEL, SCHEDULE, STEPS } from './sample.ts';
+import { WEATHER_TOOL } from './tool-server.ts';
 
 const SEARCH = 'search_knowledge';
 /** What it looks for in the handbook. What it then says, it has from there. */
@@ -64,6 +65,7 @@ function script(): readonly Scene[] {
       answer: () =>
         calls(
           { name: 'current_time', arguments: { timezone: SCHEDULE.timezone } },
+          { name: WEATHER_TOOL, arguments: { location: 'Chicago' } },
           ...QUESTIONS.map((query) => ({ name: SEARCH, arguments: { query } })),
         ),
     },
@@ -71,7 +73,7 @@ function script(): readonly Scene[] {
       step: findOut,
       afterTools: true,
       answer: (request) => ({
-        content: `It is ${clockOf(request)} in Berlin.\n${quotesOf(request)}`,
+        content: `It is ${clockOf(request)} in Berlin. ${weatherOf(request)}\n${quotesOf(request)}`,
       }),
     },
     { step: write, afterTools: false, answer: (request) => ({ content: briefing(userText(request)) }) },
@@ -123,6 +125,13 @@ function clockOf(request: Request): string {
   return /\b\d{1,2}:\d{2}\b/.exec(toolTexts(request).join('\n'))?.[0] ?? 'time to start';
 }
 
+/** A sentence out of what the weather tool answered. */
+function weatherOf(request: Request): string {
+  const [, degrees, conditions] =
+    /"temperature":\s*(-?\d+)[^}]*"conditions":\s*"([^"]+)"/.exec(toolTexts(request).join('\n')) ?? [];
+  return degrees ? `Chicago has ${degrees} °C, ${conditions?.toLowerCase()}.` : 'The weather is not known.';
+}
+
 /**
  * Of the best passage of each search the sentence that shares most words with what was asked, with where it stands. Whoever reads it
  * gets the document's words or hears that nothing was found: this model invents nothing.
@@ -165,7 +174,9 @@ const stems = (text: string): Set<string> =>
 function briefing(text: string): string {
   const at = /It is (\d{1,2}:\d{2})/.exec(text)?.[1];
   const rules = [...new Set([...text.matchAll(/^- (.+ \(.+, page \d+\))$/gm)].map((match) => match[1]))];
-  return [`Good morning${at ? `, it is ${at}` : ''}.`, ...rules.slice(0, 2).map((rule) => `- ${rule}`)].join(
-    '\n',
-  );
+  const weather = /Chicago has [^.]+\./.exec(text)?.[0];
+  return [
+    [`Good morning${at ? `, it is ${at}` : ''}.`, ...(weather ? [weather] : [])].join(' '),
+    ...rules.slice(0, 2).map((rule) => `- ${rule}`),
+  ].join('\n');
 }

@@ -20,10 +20,10 @@ import { loadEmbeddingCatalog } from '../providers/embedding-models.ts';
 import { openGuardedClient } from '../providers/guarded-fetch.ts';
 import { openStorage } from '../providers/object-storage.ts';
 import { openPinecones } from '../providers/pinecone.ts';
-import type { SecretStore } from '../providers/secrets.ts';
 import { openZeps } from '../providers/zep.ts';
 import type { Job } from '../queue/job.ts';
 import { Leases } from '../queue/leases.ts';
+import type { SecretOpener } from '../secrets.ts';
 import type { DocumentMetrics } from '../telemetry/document-metrics.ts';
 import { documentIngestJob } from './document-ingest.ts';
 
@@ -32,7 +32,7 @@ export type DocumentPartsOptions = {
   readonly db: Queryable;
   readonly clock: Clock;
   readonly log: Logger;
-  readonly secrets: SecretStore;
+  readonly secrets: SecretOpener;
   readonly limiter: RateLimiter;
   readonly workerId: string;
   readonly leaseSeconds: number;
@@ -49,7 +49,7 @@ export type DocumentParts = {
   /** Turns what agents look for into vectors of the model that the documents have. */
   readonly queries: QueryEmbedder;
   /** Chooses what embeds for a workspace. Throws DocumentError. */
-  readonly chooseEmbedder: (owner: Parameters<typeof embedderOf>[1]) => ChosenEmbedder;
+  readonly chooseEmbedder: (owner: Parameters<typeof embedderOf>[1]) => Promise<ChosenEmbedder>;
   /** What moves to other embedding models share with documents. */
   readonly moves: Pick<MoveDeps, 'lanes' | 'chooseEmbedder' | 'prepareIndex'>;
   /** After the last job: threads and connections end. */

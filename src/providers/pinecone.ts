@@ -6,6 +6,7 @@
  */
 import { createHash } from 'node:crypto';
 import type { Clock } from '../clock.ts';
+import type { SecretOpener } from '../secrets.ts';
 import { parseAllowedHosts } from './guarded-address.ts';
 import type { Resolve } from './guarded-connect.ts';
 import { RemoteStoreError } from './remote-store-error.ts';
@@ -17,7 +18,6 @@ import {
   portedHost,
   storedOrigin,
 } from './remote-store-settings.ts';
-import type { SecretStore } from './secrets.ts';
 
 /** Of one request, by Pinecone's documentation: 2 MB and 1,000 vectors of an upsert, 1,000 ids of a deletion. */
 const UPSERT_BYTES = 1_900_000;
@@ -84,7 +84,7 @@ export type PineconeOptions = {
   readonly url: string | null;
   readonly allowedPrivateHosts: readonly string[];
   readonly clock: Clock;
-  readonly secrets: SecretStore;
+  readonly secrets: SecretOpener;
   readonly resolve?: Resolve;
 };
 
@@ -106,7 +106,7 @@ export function openPinecones(options: PineconeOptions): Pinecones {
 
   return {
     async open(datastore, signal, timeoutMs) {
-      const settings = settingsOf(datastore, options.secrets);
+      const settings = await settingsOf(datastore, options.secrets);
       // loaded at the first use: most installations have no such datastore
       const { Pinecone } = await import('@pinecone-database/pinecone');
       const place = createHash('sha256')
@@ -240,8 +240,8 @@ type Settings = { readonly apiKey: string; readonly index: string | null; readon
  * What a config says: `api_key` with `index` or `host`, in the spellings that applications have. Whatever else it holds means nothing,
  * a namespace least of all: those are the workspaces'.
  */
-function settingsOf(datastore: DatastoreRow, secrets: SecretStore): Settings {
-  const apiKey = openedKey(datastore, secrets, PINECONE.name);
+async function settingsOf(datastore: DatastoreRow, secrets: SecretOpener): Promise<Settings> {
+  const apiKey = await openedKey(datastore, secrets, PINECONE.name);
   const host = configText(datastore.config, 'host', 'index_host', 'indexHost');
   const index = configText(datastore.config, 'index', 'index_name', 'indexName');
   if (host === null && (index === null || !/^[a-z0-9][a-z0-9-]{0,99}$/i.test(index))) {

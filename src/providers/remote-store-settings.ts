@@ -1,6 +1,7 @@
 /** What the config of a datastore says of a store elsewhere, and the key in it. */
+
+import { SecretError, type SecretOpener } from '../secrets.ts';
 import { RemoteStoreError } from './remote-store-error.ts';
-import { SecretError, type SecretStore } from './secrets.ts';
 
 /** A datastore as stored. */
 export type DatastoreRow = {
@@ -20,11 +21,11 @@ export function configText(config: unknown, ...names: readonly string[]): string
 }
 
 /** The datastore's own key, opened. Throws RemoteStoreError `no_credentials` or `credentials_refused`. */
-export function openedKey(
+export async function openedKey(
   { config, datastore_id, workspace_id }: DatastoreRow,
-  secrets: SecretStore,
+  secrets: SecretOpener,
   service: string,
-): string {
+): Promise<string> {
   const sealed = configText(config, 'api_key', 'apiKey');
   if (sealed === null) {
     throw new RemoteStoreError(
@@ -34,7 +35,7 @@ export function openedKey(
   }
   let key: string;
   try {
-    key = secrets.open(sealed, {
+    key = await secrets.open(sealed, {
       table: 'public.datastores',
       row: datastore_id,
       column: 'config',

@@ -33,7 +33,7 @@ export function zepFetcher(send: ReturnType<StoreTransport['fetchWithin']>): Fet
       if (value !== undefined) headers[name] = value;
     }
     if (args.contentType !== undefined) headers['content-type'] = args.contentType;
-    const response = await send(args.url, {
+    const response = await send(withQuery(args.url, args.queryParameters), {
       method: args.method,
       headers,
       ...(args.body === undefined ? {} : { body: JSON.stringify(args.body) }),
@@ -52,4 +52,26 @@ export function zepFetcher(send: ReturnType<StoreTransport['fetchWithin']>): Fet
     const rawResponse = { headers: response.headers, status, statusText, redirected, type, url };
     return { ok: true, body: body as R, rawResponse };
   };
+}
+
+function withQuery(url: string, given: Args['queryParameters']): string {
+  const query = new URLSearchParams();
+  for (const [name, value] of Object.entries(given ?? {})) {
+    for (const one of Array.isArray(value) ? value : [value]) query.append(name, String(one));
+  }
+  return query.size === 0 ? url : `${url}?${query}`;
+}
+
+/** What a client makes of an answer that is not as it should be has no name of its own. Throws RemoteStoreError, or the signal's reason. */
+export async function readable<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    signal.throwIfAborted();
+    if (error instanceof RemoteStoreError) throw error;
+    throw new RemoteStoreError('store_error', "The store's answer can't be read. It is tried again.", {
+      transient: true,
+      cause: error,
+    });
+  }
 }

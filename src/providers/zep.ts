@@ -6,6 +6,7 @@
  */
 import type { Zep, ZepClient } from '@getzep/zep-cloud';
 import type { Clock } from '../clock.ts';
+import type { SecretOpener } from '../secrets.ts';
 import { parseAllowedHosts } from './guarded-address.ts';
 import type { Resolve } from './guarded-connect.ts';
 import { RemoteStoreError } from './remote-store-error.ts';
@@ -17,8 +18,8 @@ import {
   portedHost,
   storedOrigin,
 } from './remote-store-settings.ts';
-import type { SecretStore } from './secrets.ts';
-import { ZEP, zepFetcher } from './zep-fetch.ts';
+import { readable, ZEP, zepFetcher } from './zep-fetch.ts';
+import { forgetUsers, type ZepMemory, zepMemory } from './zep-memory.ts';
 
 /** Episodes of one request, by Zep's documentation; of a page, by its client's. */
 export const EPISODES_AT_ONCE = 20;
@@ -77,7 +78,7 @@ export type ZepOptions = {
   readonly url: string | null;
   readonly allowedPrivateHosts: readonly string[];
   readonly clock: Clock;
-  readonly secrets: SecretStore;
+  readonly secrets: SecretOpener;
   readonly resolve?: Resolve;
 };
 
@@ -89,6 +90,22 @@ export type Zeps = {
     signal: AbortSignal,
     timeoutMs: number,
   ): Promise<ZepGraph>;
+  /** Loads the client: at its first use some hundred milliseconds of a processor, which are no store's fault. */
+  load(): Promise<unknown>;
+  /** A talk in a store that is a memory. Each request has `timeoutMs`. */
+  openMemory(
+    store: DatastoreRow,
+    talk: { readonly userId: string; readonly threadId: string },
+    signal: AbortSignal,
+    timeoutMs: number,
+  ): Promise<ZepMemory>;
+  /** Deletes what a store remembers of a workspace's people. Returns of how many. Each request has `timeoutMs`. */
+  forgetMemories(
+    store: DatastoreRow,
+    workspaceId: string,
+    signal: AbortSignal,
+    timeoutMs: number,
+  ): Promise<number>;
   close(): Promise<void>;
 };
 
@@ -99,19 +116,35 @@ export function openZeps(options: ZepOptions): Zeps {
   const transport = storeTransport({ ...options, service: ZEP, allowed });
   const standard = (options.url ?? 'https://api.getzep.com').replace(/\/+$/, '');
 
+  // at the first use: most installations have no such datastore
+  const load = () => import('@getzep/zep-cloud');
+  const clientOf = async (
+    store: DatastoreRow,
+    signal: AbortSignal,
+    timeoutMs: number,
+  ): Promise<ZepClient> => {
+    const apiKey = await openedKey(store, options.secrets, ZEP.name);
+    const host = configText(store.config, 'host', 'base_url', 'baseUrl');
+    const origin = host === null ? standard : storedOrigin(host, 'https', ZEP.name);
+    const { ZepClient } = await load();
+    return new ZepClient({
+      apiKey,
+      baseUrl: `${origin}${API}`,
+      fetcher: zepFetcher(transport.fetchWithin(signal, timeoutMs)),
+    });
+  };
+
   return {
+    load,
     async open(store, workspaceId, signal, timeoutMs) {
-      const apiKey = openedKey(store, options.secrets, ZEP.name);
-      const host = configText(store.config, 'host', 'base_url', 'baseUrl');
-      const origin = host === null ? standard : storedOrigin(host, 'https', ZEP.name);
-      // loaded at the first use: most installations have no such datastore
-      const { ZepClient } = await import('@getzep/zep-cloud');
-      const client = new ZepClient({
-        apiKey,
-        baseUrl: `${origin}${API}`,
-        fetcher: zepFetcher(transport.fetchWithin(signal, timeoutMs)),
-      });
+      const client = await clientOf(store, signal, timeoutMs);
       return zepGraph(client, `agentd-${workspaceId}-${store.id}`, signal);
+    },
+    async openMemory(store, talk, signal, timeoutMs) {
+      return zepMemory(await clientOf(store, signal, timeoutMs), talk, signal);
+    },
+    async forgetMemories(store, workspaceId, signal, timeoutMs) {
+      return forgetUsers(await clientOf(store, signal, timeoutMs), `agentd-${workspaceId}-`, signal);
     },
     close: () => transport.close(),
   };
@@ -119,19 +152,7 @@ export function openZeps(options: ZepOptions): Zeps {
 
 function zepGraph(client: ZepClient, graphId: string, signal: AbortSignal): ZepGraph {
   const { graph } = client;
-  /** What a client makes of an answer that is not as it should be has no name of its own. */
-  const told = async <T>(work: () => Promise<T>): Promise<T> => {
-    try {
-      return await work();
-    } catch (error) {
-      signal.throwIfAborted();
-      if (error instanceof RemoteStoreError) throw error;
-      throw new RemoteStoreError('store_error', "The store's answer can't be read. It is tried again.", {
-        transient: true,
-        cause: error,
-      });
-    }
-  };
+  const told = <T>(work: () => Promise<T>): Promise<T> => readable(signal, work);
   const orNothing = async <T>(work: () => Promise<T>, nothing: T): Promise<T> => {
     try {
       return await told(work);

@@ -22,6 +22,7 @@ import {
 } from '../db/reconcile.ts';
 import { LONGEST_DELAY_MS } from '../db/retry.ts';
 import { type DocumentPlace, repairDocuments } from './document-repairs.ts';
+import { repairMcpRefreshes } from './mcp-repairs.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 
 const LEASES_MS = 1_000;
@@ -56,6 +57,7 @@ export function reconciler(deps: ReconcilerServiceDeps): Service {
     if (pass++ % REST_EVERY === 0) {
       await reconcileRest(deps, place);
       documents = await repairDocuments(deps, sure, documents);
+      await repairMcpRefreshes(deps, sure);
     }
     // last: where it fails, the rest has been done
     const now = deps.time.now().getTime();

@@ -7,7 +7,10 @@
  * customers; those questions are answered by the tables.
  */
 import { Counter, Gauge, Histogram, Registry } from 'prom-client';
+import { type CredentialMetrics, credentialMetrics } from './credential-metrics.ts';
 import { type DocumentMetrics, documentMetrics } from './document-metrics.ts';
+import { type MaintenanceMetrics, maintenanceMetrics } from './maintenance-metrics.ts';
+import { type McpMetrics, mcpMetrics } from './mcp-metrics.ts';
 import { type ProcessGauges, processGauges } from './process-gauges.ts';
 import { type QueueGauges, queueGauges } from './queue-gauges.ts';
 
@@ -60,9 +63,36 @@ export type Metrics = {
   readonly toolCalls: { finished(tool: string, outcome: string, seconds: number): void };
   /** A try to compute a dashboard's view anew: `refreshed` or `failed`. */
   readonly dashboards: { refreshed(view: string, outcome: 'refreshed' | 'failed', seconds: number): void };
+  /** The roll-up of usage. */
+  readonly usage: {
+    gathered(events: number, seconds: number): void;
+    folded(seconds: number): void;
+    /** From the recording of the oldest event of a pass to its being in the sums. */
+    lag(seconds: number): void;
+    /** Sums that differed from the events. */
+    drifted(sums: number): void;
+  };
   readonly documents: DocumentMetrics;
+  readonly mcp: McpMetrics;
+  readonly maintenance: MaintenanceMetrics;
+  readonly credentials: CredentialMetrics;
   /** Messages of workspaces that have them embedded. */
   readonly messages: { settled(outcome: 'embedded' | 'refused', count: number): void };
+  /** Events that may start tasks: what one look at them has done. */
+  readonly taskEvents: {
+    count(done: {
+      settled: number;
+      fired: number;
+      suppressed: number;
+      postponed: number;
+      lost: number;
+    }): void;
+  };
+  /** Memories of agents: what asking and telling them came to. */
+  readonly memory: {
+    recalled(outcome: 'found' | 'nothing' | 'failed' | 'resting'): void;
+    sent(outcome: 'sent' | 'postponed' | 'lost'): void;
+  };
   readonly databaseErrors: { inc(where: string): void };
   /** Spans of OpenTelemetry traces: `sent` or `dropped`. */
   readonly traces: { spans(outcome: string, count: number): void };
@@ -194,12 +224,34 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
   const messages = counter('agentd_messages_embedded_total', 'Messages that were embedded, or will not be.', [
     'outcome',
   ]);
+  const taskEvents = counter(
+    'agentd_task_events_total',
+    'Events that may start tasks, and what became of them.',
+    ['outcome'],
+  );
+  const recalls = counter('agentd_memory_recalls_total', 'Memories of agents that were asked.', ['outcome']);
+  const remembered = counter('agentd_memory_runs_total', 'Runs on their way to a memory.', ['outcome']);
   const dashboardSeconds = histogram(
     'agentd_dashboard_refresh_seconds',
     'How long they took.',
     ['view'],
     SHORT,
   );
+
+  const usageEvents = counter('agentd_usage_events_total', 'Events of usage that were summed up.', []);
+  const usageSeconds = histogram(
+    'agentd_usage_rollup_seconds',
+    'Time of a step of the roll-up.',
+    ['step'],
+    SHORT,
+  );
+  const usageLag = histogram(
+    'agentd_usage_lag_seconds',
+    'From the oldest event of a pass to its sums.',
+    [],
+    SHORT,
+  );
+  const usageDrift = counter('agentd_usage_drift_total', 'Sums of usage that differed from the events.', []);
 
   const databaseErrors = counter('agentd_database_errors_total', 'Errors of the database, by place.', [
     'where',
@@ -278,7 +330,30 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
       },
     },
     messages: { settled: (outcome, count) => messages.inc({ outcome }, amount(count)) },
+    memory: {
+      recalled: (outcome) => recalls.inc({ outcome }),
+      sent: (outcome) => remembered.inc({ outcome }),
+    },
+    taskEvents: {
+      count(done) {
+        for (const outcome of ['settled', 'fired', 'suppressed', 'postponed', 'lost'] as const) {
+          if (done[outcome] > 0) taskEvents.inc({ outcome }, amount(done[outcome]));
+        }
+      },
+    },
     documents: documentMetrics(registry, () => boundedLabel(max), amount),
+    maintenance: maintenanceMetrics(registry),
+    mcp: mcpMetrics(registry, () => boundedLabel(max), amount),
+    credentials: credentialMetrics(registry, () => boundedLabel(max), amount),
+    usage: {
+      gathered(events, seconds) {
+        usageEvents.inc(amount(events));
+        usageSeconds.observe({ step: 'gather' }, amount(seconds));
+      },
+      folded: (seconds) => usageSeconds.observe({ step: 'fold' }, amount(seconds)),
+      lag: (seconds) => usageLag.observe(amount(seconds)),
+      drifted: (sums) => usageDrift.inc(amount(sums)),
+    },
     databaseErrors: { inc: (where) => databaseErrors.inc({ where: whereLabel(where) }) },
     traces: { spans: (outcome, count) => spans.inc({ outcome }, amount(count)) },
     queues: queueGauges(registry),

@@ -7,8 +7,10 @@
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { monitorEventLoopDelay } from 'node:perf_hooks';
+import { credentialsFailing, misconfiguredProviders } from '../db/credential-reports.ts';
 import type { Database } from '../db/database.ts';
 import { appliedMigrations, documentsWaiting, queueHealth, scheduleOverdue } from '../db/operations.ts';
+import { mcpConnectionStates } from '../db/operations-mcp.ts';
 import { type DatabaseWatch, watchDatabase } from './database-watch.ts';
 import type { Logger } from './logger.ts';
 import type { Metrics } from './metrics.ts';
@@ -152,6 +154,9 @@ function scrapeOf(
     queues: await queueHealth(tx),
     overdue: await scheduleOverdue(tx),
     documents: await documentsWaiting(tx),
+    credentials: await credentialsFailing(tx),
+    misconfigured: await misconfiguredProviders(tx),
+    mcp: await mcpConnectionStates(tx),
   }));
   let complained = false;
   return async () => {
@@ -162,9 +167,13 @@ function scrapeOf(
       metrics.queues.set(answer.value.queues);
       metrics.queues.scheduleOverdue(answer.value.overdue);
       metrics.documents.waiting(answer.value.documents);
+      metrics.credentials.failing(answer.value.credentials, answer.value.misconfigured);
+      metrics.mcp.connections(answer.value.mcp);
     } else {
       metrics.queues.clear();
       metrics.documents.clear();
+      metrics.credentials.clear();
+      metrics.mcp.clear();
       metrics.databaseErrors.inc('probes');
       if (!complained)
         logger.warn(

@@ -85,7 +85,7 @@ function checks(load: Load): Check[] {
         event as (
           select idempotency_key as key, min(metric) as metric, sum(quantity) as quantity, sum(cost_micros) as cost_micros,
                  count(*) as events
-            from public.usage_events group by idempotency_key
+            from public.usage_events where metric in ('tokens', 'tool_call', 'task_run') group by idempotency_key
         )
         select coalesce(j.key, e.key) as key, e.events, j.quantity, e.quantity as counted
           from journal j full join event e using (key)

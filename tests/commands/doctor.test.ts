@@ -3,6 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { configInForce } from '../../src/commands/doctor-checks.ts';
 import { loadConfig } from '../../src/config.ts';
+import { columnSecretStore, parseKeyRing } from '../../src/secrets.ts';
 import { emptyDatabase, onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { agentd, insertTenant, json } from './support.ts';
 
@@ -173,6 +174,38 @@ test('plain-text keys in the tables are counted', async () => {
   );
   const report = await doctor();
   expect([before, report.of('stored secrets')]).toEqual(['ok', 'warn']);
+});
+
+test('keys that stored secrets still need, and those that they lack, are named', async () => {
+  const { workspace } = await insertTenant(db, 'Sealed');
+  const [older, newer] = ['ab', 'cd'].map((byte) => byte.repeat(32));
+  await db.query('delete from public.workspace_llm_config');
+  const [row] = await db.query<{ id: string }>(
+    `insert into public.workspace_llm_config (workspace_id, provider) values ($1, 'openai') returning id`,
+    [workspace],
+  );
+  const sealed = columnSecretStore(parseKeyRing({ ENCRYPTION_KEYS: `older:${older}` })).seal('sk-sealed', {
+    table: 'public.workspace_llm_config',
+    row: row?.id as string,
+    column: 'api_key',
+    workspace,
+  });
+  await db.query('update public.workspace_llm_config set api_key = $1', [sealed]);
+  const said = async (ring: string): Promise<Report['checks'][number] | undefined> => {
+    const report = await doctor({ ENCRYPTION_KEY: '', ENCRYPTION_KEYS: ring });
+    return report.checks.find(({ name }) => name === 'stored secrets');
+  };
+  expect(await said(`older:${older}`)).toMatchObject({ status: 'ok' });
+  expect(await said(`newer:${newer},older:${older}`)).toMatchObject({
+    status: 'warn',
+    message: expect.stringContaining('still needed beside the first: older (1)'),
+    next_step: expect.stringContaining('agentd secrets rotate'),
+  });
+  expect(await said(`newer:${newer}`)).toMatchObject({
+    status: 'fail',
+    message: expect.stringContaining('older (1)'),
+  });
+  await db.query('delete from public.workspace_llm_config');
 });
 
 test('an unusable encryption key fails, and no secret is ever printed', async () => {

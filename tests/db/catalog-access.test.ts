@@ -148,6 +148,8 @@ describe('views', () => {
   const asOwner = {
     'agentexpress.users': 'nobody signed in may read auth.users: the view shows each himself',
     agent_activity: 'a materialized view knows no row security: the view asks for the caller’s workspaces',
+    usage_by_agent: 'a materialized view knows no row security: the view asks for the caller’s workspaces',
+    usage_by_model: 'a materialized view knows no row security: the view asks for the caller’s workspaces',
     workspace_overview:
       'a materialized view knows no row security: the view asks for the caller’s workspaces',
   };

@@ -128,6 +128,7 @@ export const expectations: Readonly<Record<string, Expectation>> = {
   agent_tasks: work,
   task_steps: work,
   agent_task_event_triggers: work,
+  integration_events: rights('members', 'managers', 'nobody', 'managers'),
   budgets: rights('members', 'owners'),
   task_runs: record,
   task_step_runs: record,

@@ -148,6 +148,7 @@ export const newRow: Readonly<Record<string, (at: Place) => Columns>> = {
     task_id: at.of('agent_tasks'),
     trigger_type: 'manual',
   }),
+  integration_events: (at) => ({ workspace_id: at.workspace, source: 's', event_type: 'e' }),
   budgets: (at) => ({ workspace_id: at.workspace, max_turns: 10 }),
   task_runs: (at) => ({ workspace_id: at.workspace, task_id: at.of('agent_tasks') }),
   task_step_runs: (at) => ({

@@ -2,11 +2,16 @@
 import { randomUUID } from 'node:crypto';
 import { PgBoss } from 'pg-boss';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { systemClock } from '../../src/clock.ts';
 import { bossOptions } from '../../src/db/boss.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
+import { registerTasks, takeTask } from '../../src/db/maintenance.ts';
+import { workOn } from '../../src/db/maintenance-run.ts';
+import { databaseTasks } from '../../src/db/maintenance-tasks.ts';
+import { loadRetention } from '../../src/db/retention-rules.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { testDaemon } from '../support/daemon.ts';
-import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
+import { onServer, shiftDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, makeTask, startTask } from '../support/platform.ts';
 import { jobOutcomes, until, waitForRun } from '../support/runs.ts';
 
@@ -49,6 +54,41 @@ describe.runIf(onServer)('a login whose only right is to be a member of agentd_w
       [one.agentId, other.agentId],
     ]);
     expect(seen).toHaveLength(2);
+  });
+
+  test('tidies everything, months that have had their time among it', async () => {
+    const at = await makePlatform(db);
+    await db.query(
+      `insert into public.agent_logs (workspace_id, agent_id, timestamp) values ($1, $2, '2020-01-01')`,
+      [at.workspaceId, at.agentId],
+    );
+    // four months later
+    await shiftDatabaseClock(db, 160 * 86_400_000);
+    const tasks = databaseTasks(loadRetention());
+    const names = tasks.map((task) => task.name);
+    await registerTasks(worker, names);
+    for (const task of tasks) {
+      const taken = await takeTask(worker, {
+        names: [task.name],
+        worker: 'w',
+        leaseMs: 60_000,
+        isForced: true,
+      });
+      const { error } = await workOn(
+        { db: worker, clock: systemClock, leaseMs: 60_000 },
+        task,
+        taken as NonNullable<typeof taken>,
+        { sliceMs: 60_000, signal: new AbortController().signal },
+      );
+      expect([task.name, error]).toEqual([task.name, null]);
+    }
+    await shiftDatabaseClock(db, 0);
+    const done = await db.query<{ name: string; rows: number }>(
+      `select name, rows from agentd.maintenance_log where name in ('agent_logs', 'months_of_job_runs') order by name`,
+    );
+    expect(done[0]).toEqual({ name: 'agent_logs', rows: 1 });
+    // months ahead, and the oldest ones that went
+    expect(done[1]?.rows).toBeGreaterThan(5);
   });
 
   test('runs a whole daemon: a queued run, a scheduled one, every service and the queue’s own maintenance', async () => {

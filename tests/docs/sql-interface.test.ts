@@ -70,6 +70,8 @@ async function settled(): Promise<void> {
       const busy = await db.query<{ what: string }>(`
         select 'run ' || status as what from public.task_runs where status in ('queued', 'running') or (status = 'waiting' and wake_at is not null)
         union all
+        select 'event ' || id from agentd.task_events
+        union all
         select 'message ' || message_id from agentd.message_queue where failed_at is null
         union all
         select 'messages of ' || id from agentd.message_workspaces where walk_kind is not null

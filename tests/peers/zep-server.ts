@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { factsOf, serveTalks, type ZepTalks } from './zep-threads.ts';
 
 /**
  * What happens to one request instead of the ordinary answer: it is not heard (`lose`, the connection ends), carried out and not answered
@@ -44,6 +45,8 @@ export type ZepServer = {
   readonly url: string;
   /** Graphs of each account, by its key: any other key is refused. */
   readonly accounts: Map<string, Map<string, ZepGraphState>>;
+  /** Users and threads of each account that has any. */
+  readonly talks: Map<string, ZepTalks>;
   readonly calls: ZepCall[];
   /** What was refused because it breaks the protocol. A correct client leaves it empty. */
   readonly rejected: string[];
@@ -129,7 +132,7 @@ export async function startZepServer(): Promise<ZepServer> {
     }
     try {
       if (text.length > 0 && body === null) bad('the body is no JSON');
-      const result = serve(server, call);
+      const result = serve(server, call, url.searchParams);
       if (fault?.kind === 'lose_answer') return request.socket.destroy();
       reply(response, result);
     } catch (error) {
@@ -142,6 +145,7 @@ export async function startZepServer(): Promise<ZepServer> {
   const server: ZepServer = {
     url: `http://127.0.0.1:${(http.address() as AddressInfo).port}`,
     accounts: new Map(),
+    talks: new Map(),
     calls: [],
     rejected: [],
     fault: () => null,
@@ -165,10 +169,28 @@ export async function startZepServer(): Promise<ZepServer> {
   return server;
 }
 
-function serve(server: ZepServer, { method, path, key, body: given }: ZepCall): Answer {
+function serve(
+  server: ZepServer,
+  { method, path, key, body: given }: ZepCall,
+  query = new URLSearchParams(),
+): Answer {
   const graphs = server.accounts.get(key ?? '');
   if (graphs === undefined) throw new Refusal(401, 'unauthorized');
   const body = given ?? {};
+  const talks = server.talks.get(key ?? '') ?? { users: new Set<string>(), threads: new Map() };
+  server.talks.set(key ?? '', talks);
+  const talked = serveTalks(talks, { method, path, query, body }, (status, message, isOrdinary) => {
+    throw new Refusal(status, message, isOrdinary);
+  });
+  if (talked !== null) return talked;
+  if (method === 'POST' && path === '/graph/search' && body.user_id !== undefined) {
+    if (!talks.users.has(String(body.user_id))) throw new Refusal(404, 'user not found');
+    fields(body, ['user_id', 'query', 'scope', 'limit']);
+    const { query: asked, scope } = body;
+    if (typeof asked !== 'string' || asked === '' || [...asked].length > MOST_QUERY) bad('the query');
+    if (scope !== 'edges') bad(`the scope ${scope}`);
+    return { status: 200, body: { edges: factsOf(talks, body.user_id, words(String(asked)), words) } };
+  }
   const [, first = '', second = '', third = ''] = path.split('/').map(decodeURIComponent);
   const graphOf = (id: unknown): ZepGraphState => {
     if (typeof id !== 'string') return bad('no graph_id');

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import { openPinecones, type PineconeIndex, type Pinecones } from '../../src/providers/pinecone.ts';
 import { RemoteStoreError } from '../../src/providers/remote-store-error.ts';
-import { columnSecretStore } from '../../src/providers/secrets.ts';
+import { columnSecretStore } from '../../src/secrets.ts';
 import { type PineconeServer, startPineconeServer } from '../peers/pinecone-server.ts';
 import { page, redirect, startWebServer } from '../peers/web-server.ts';
 

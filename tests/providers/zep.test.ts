@@ -2,8 +2,8 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import { RemoteStoreError } from '../../src/providers/remote-store-error.ts';
-import { columnSecretStore } from '../../src/providers/secrets.ts';
 import { openZeps, type ZepGraph, type Zeps } from '../../src/providers/zep.ts';
+import { columnSecretStore } from '../../src/secrets.ts';
 import { startZepServer, type ZepServer } from '../peers/zep-server.ts';
 
 const STORE = {

@@ -21,7 +21,7 @@ import { asService, asUser, session, stateOf } from '../support/sessions.ts';
 
 const NOON = new Date('2026-03-31T12:00:00Z');
 const MINUTE = 60_000;
-const VIEWS = ['agent_activity', 'workspace_overview'] as const;
+const VIEWS = ['agent_activity', 'usage_by_agent', 'usage_by_model', 'workspace_overview'] as const;
 
 let db: TestDatabase;
 let platform: Platform;
@@ -130,7 +130,7 @@ test('the overview counts what a workspace has, and of the last thirty days what
   for (const status of ['completed', 'failed', 'cancelled', 'skipped', 'completed'])
     await endedRun(platform, '2026-03-20T00:00:00Z', { status });
   await endedRun(platform, '2026-03-01T11:59:59Z');
-  expect(await refresh()).toBe(2);
+  expect(await refresh()).toBe(VIEWS.length);
   expect(await overviewOf(platform)).toEqual({
     workspace_id: platform.workspaceId,
     agents: 3,
@@ -189,7 +189,22 @@ test('a signed-in user sees his workspaces and nothing of others, whatever he as
   const other = await makePlatform(db);
   await endedRun(platform, '2026-03-31T00:00:00Z');
   await endedRun(other, '2026-03-31T00:00:00Z');
+  for (const of of [platform, other])
+    await db.query(
+      `select agentd.record_usage($1, 'tokens', 30, $2, 5, null, $3, null, '{"provider": "p", "model": "m", "prompt_tokens": 20, "cached_tokens": "many"}')`,
+      [of.workspaceId, randomUUID(), of.agentId],
+    );
   await refresh();
+  expect(
+    await db.query(
+      'select quantity, prompt_tokens::integer, cached_tokens, cost_micros from public.usage_by_model',
+    ),
+  ).toEqual(Array(2).fill({ quantity: 30, prompt_tokens: 20, cached_tokens: null, cost_micros: 5 }));
+  expect(
+    await db.query(`select metric, quantity from public.usage_by_agent where agent_id = $1`, [
+      platform.agentId,
+    ]),
+  ).toEqual([{ metric: 'tokens', quantity: 30 }]);
   for (const view of VIEWS) {
     const ask = `select distinct workspace_id::text as id from public.${view} order by 1`;
     const seenBy = (user: string) => asUser(db, user, async (client) => (await client.query(ask)).rows);
@@ -257,24 +272,24 @@ test('a user who is in no workspace any more sees nothing at once, not at the ne
 
 test('the figures are computed every five minutes, by one of any number of workers', async () => {
   expect(await Promise.all([refresh(), refresh(), refresh()])).toEqual(expect.arrayContaining([0]));
-  expect((await refreshes()).map((row) => row.refreshed)).toEqual([true, true]);
+  expect((await refreshes()).map((row) => row.refreshed)).toEqual(VIEWS.map(() => true));
   await later(DASHBOARDS_EVERY_MS - 1);
   expect(await refresh()).toBe(0);
   await later(1);
   const tries = await Promise.all([refresh(), refresh(), refresh()]);
-  expect(tries.reduce((sum, count) => sum + count)).toBe(2);
+  expect(tries.reduce((sum, count) => sum + count)).toBe(VIEWS.length);
 });
 
 test('a database’s clock that is set back does not stop the figures', async () => {
   await refresh();
   await later(-24 * 60 * MINUTE);
-  expect(await refresh()).toBe(2);
+  expect(await refresh()).toBe(VIEWS.length);
 });
 
 test('without a workspace nothing is computed', async () => {
   await db.query('delete from public.workspaces');
   expect(await refresh()).toBe(0);
-  expect((await refreshes()).map((row) => row.refreshed)).toEqual([false, false]);
+  expect((await refreshes()).map((row) => row.refreshed)).toEqual(VIEWS.map(() => false));
 });
 
 test('a refresh that fails leaves the old figures with their time, and is tried after a longer pause each time', async () => {
@@ -285,13 +300,13 @@ test('a refresh that fails leaves the old figures with their time, and is tried 
     let paused = 0;
     for (const pause of [5, 10, 20, 40, 60, 60]) {
       await later(pause * MINUTE - 1);
-      // the other view goes on as ever
-      expect((await refreshDashboards(deps)) <= 1).toBe(true);
-      expect((await refreshes())[1]).toMatchObject({ view_name: 'workspace_overview', failures: paused });
+      // the other views go on as ever
+      expect((await refreshDashboards(deps)) < VIEWS.length).toBe(true);
+      expect((await refreshes()).at(-1)).toMatchObject({ view_name: 'workspace_overview', failures: paused });
       await later(1);
       await refreshDashboards(deps);
       paused++;
-      expect((await refreshes())[1]).toMatchObject({ failures: paused, last_error: '55000' });
+      expect((await refreshes()).at(-1)).toMatchObject({ failures: paused, last_error: '55000' });
     }
     expect(await overviewOf(platform)).toMatchObject({ agents: 1, refreshed_at: NOON });
     const text = await deps.metrics.registry.getSingleMetricAsString('agentd_dashboard_refreshes_total');
@@ -301,7 +316,7 @@ test('a refresh that fails leaves the old figures with their time, and is tried 
   }
   await later(60 * MINUTE);
   await refresh();
-  expect((await refreshes())[1]).toMatchObject({ failures: 0, last_error: null });
+  expect((await refreshes()).at(-1)).toMatchObject({ failures: 0, last_error: null });
   expect(await overviewOf(platform)).toMatchObject({ refreshed_at: new Date(now) });
 });
 
@@ -326,7 +341,7 @@ test.runIf(onServer)(
         `select 1 from pg_stat_activity where application_name = 'agentd dashboards' and state <> 'idle'`,
       );
       expect(left).toEqual([]);
-      expect((await refreshes()).map((row) => row.failures)).toEqual([0, 0]);
+      expect((await refreshes()).map((row) => row.failures)).toEqual(VIEWS.map(() => 0));
     } finally {
       await holder.query('rollback');
       holder.release();
@@ -346,7 +361,7 @@ test.runIf(onServer)(
     try {
       await reader.query('begin');
       await reader.query('select * from public.workspace_overview');
-      expect(await refreshDashboards({ ...parts(), db: worker })).toBe(2);
+      expect(await refreshDashboards({ ...parts(), db: worker })).toBe(VIEWS.length);
       await reader.query('commit');
     } finally {
       reader.release();

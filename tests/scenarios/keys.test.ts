@@ -1,6 +1,6 @@
 import { createCipheriv, randomBytes } from 'node:crypto';
 import { describe, expect, test } from 'vitest';
-import { columnSecretStore, parseKeyRing } from '../../src/providers/secrets.ts';
+import { columnSecretStore, parseKeyRing } from '../../src/secrets.ts';
 import {
   daemonOfItsOwn,
   db,

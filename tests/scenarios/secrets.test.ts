@@ -8,7 +8,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { ToolSource } from '../../src/pipelines/agent/tools.ts';
 import { ToolError } from '../../src/pipelines/agent/tools.ts';
-import { columnSecretStore, parseKeyRing } from '../../src/providers/secrets.ts';
+import { columnSecretStore, parseKeyRing } from '../../src/secrets.ts';
 import { createLogger } from '../../src/telemetry/logger.ts';
 import { agentd } from '../commands/support.ts';
 import { type ModelServer, type Scripted, startModelServer } from '../peers/model-server.ts';

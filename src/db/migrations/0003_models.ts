@@ -210,12 +210,8 @@ async function createCredentials(db: Kysely<unknown>): Promise<void> {
   );
 }
 
-// Document Agentopia names these two. They are for service_role alone. The Vault is looked up when they are called, so that
-// it may be installed later; without it a secret is sealed by the worker, and the key never enters the database.
-async function createVaultFunctions(db: Kysely<unknown>): Promise<void> {
-  await runSql(
-    db,
-    sql`
+/** As a later migration's `down` gives it back. */
+export const CREATE_VAULT_SECRET = `
     create function public.create_vault_secret(p_secret text, p_name text, p_description text) returns text
     language plpgsql security invoker set search_path = pg_catalog, pg_temp as $$
     declare
@@ -230,7 +226,15 @@ async function createVaultFunctions(db: Kysely<unknown>): Promise<void> {
       execute 'select vault.create_secret($1, $2, $3)::text' into secret_id using p_secret, p_name, p_description;
       return secret_id;
     end
-    $$;
+    $$;`;
+
+// Document Agentopia names these two. They are for service_role alone. The Vault is looked up when they are called, so that
+// it may be installed later; without it a secret is sealed by the worker, and the key never enters the database.
+async function createVaultFunctions(db: Kysely<unknown>): Promise<void> {
+  await runSql(
+    db,
+    sql`
+    ${sql.raw(CREATE_VAULT_SECRET)}
 
     -- Null when there is no such secret.
     create function public.vault_decrypt(vault_id text) returns text

@@ -24,6 +24,37 @@ export const INCREMENT_CONVERSATION_COUNT = `
     end
     $$;`;
 
+/** The same of this one. */
+export const GET_WORKSPACE_USAGE = `
+    create or replace function public.get_workspace_usage(workspace_id uuid) returns public.workspace_usage
+    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+    declare
+      bounds record;
+      usage  public.workspace_usage;
+    begin
+      select * into bounds from agentd.month_bounds(get_workspace_usage.workspace_id, agentd.now());
+      if not found then
+        return null;
+      end if;
+      select u.* into usage
+        from public.workspace_usage u
+       where u.workspace_id = get_workspace_usage.workspace_id and u.month = bounds.month;
+      if not found then
+        usage.workspace_id  := get_workspace_usage.workspace_id;
+        usage.month         := bounds.month;
+        usage.conversations := 0;
+        usage.messages      := 0;
+        usage.tokens_used   := 0;
+        usage.task_runs     := 0;
+        usage.tool_calls    := 0;
+        usage.cost_micros   := 0;
+        usage.period_start  := bounds.period_start;
+        usage.period_end    := bounds.period_end;
+      end if;
+      return usage;
+    end
+    $$;`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createPlans(db);
   await createPartitions(db);
@@ -363,34 +394,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
     $$;
 
     -- The row of the present month; zeros when nothing has been rolled up yet; null when the caller may not see the workspace.
-    create function public.get_workspace_usage(workspace_id uuid) returns public.workspace_usage
-    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-    declare
-      bounds record;
-      usage  public.workspace_usage;
-    begin
-      select * into bounds from agentd.month_bounds(get_workspace_usage.workspace_id, agentd.now());
-      if not found then
-        return null;
-      end if;
-      select u.* into usage
-        from public.workspace_usage u
-       where u.workspace_id = get_workspace_usage.workspace_id and u.month = bounds.month;
-      if not found then
-        usage.workspace_id  := get_workspace_usage.workspace_id;
-        usage.month         := bounds.month;
-        usage.conversations := 0;
-        usage.messages      := 0;
-        usage.tokens_used   := 0;
-        usage.task_runs     := 0;
-        usage.tool_calls    := 0;
-        usage.cost_micros   := 0;
-        usage.period_start  := bounds.period_start;
-        usage.period_end    := bounds.period_end;
-      end if;
-      return usage;
-    end
-    $$;
+    ${sql.raw(GET_WORKSPACE_USAGE.replace('create or replace function', 'create function'))}
 
     -- A signed-in user counts only in workspaces that he is a member of. The first call turns the workspace to counting calls
     -- instead of rows, so that an application which does both is counted once.

@@ -57,7 +57,7 @@ const fillChunk = changed(
       return new;`,
 );
 
-const incrementConversationCount = changed(
+export const incrementConversationCount = changed(
   INCREMENT_CONVERSATION_COUNT,
   `      perform agentd.record_usage(`,
   `      -- Beyond the limit too: what has begun is counted. Events whose key begins with call: are in the counter by this.

@@ -18,7 +18,7 @@ const waiting = (row: string): string =>
   `((${row}.processing_status = 'uploaded' and ${row}.job_id is null) is true)`;
 const dueAt = (row: string): string => `coalesce(${row}.retry_at, '-infinity'::timestamptz)`;
 
-const DOCUMENT_HEALTH = changed(
+export const DOCUMENT_HEALTH = changed(
   WAITING_HEALTH,
   'agentd.count_waiting() else 0 end',
   `agentd.count_waiting()

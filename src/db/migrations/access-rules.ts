@@ -160,6 +160,8 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
     `task_id in (select t.id from public.agent_tasks t where t.${asManager})`,
   ),
   agent_task_event_triggers: workspace,
+  // what has come is not changed; weighted from the first, as a table that came after 0028
+  integration_events: { select: inWorkspaceWeighted, insert: asManager, delete: asManager },
   // what may be spent is for those who pay
   budgets: writable(inWorkspace, asOwner),
   task_runs: workspaceReadOnly,
@@ -179,7 +181,12 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
 };
 
 /** Views of schema public: everybody signed in may ask, and each shows him what he may see. */
-export const publicViews: readonly string[] = ['workspace_overview', 'agent_activity'];
+export const publicViews: readonly string[] = [
+  'workspace_overview',
+  'agent_activity',
+  'usage_by_agent',
+  'usage_by_model',
+];
 
 /** Columns that a signed-in user may write (where the table's rule allows it) and never read. */
 export const secretColumns: Readonly<Record<string, readonly string[]>> = {
@@ -199,6 +206,7 @@ export const secretColumns: Readonly<Record<string, readonly string[]>> = {
   service_providers: ['configuration_metadata'],
   tool_catalog: ['default_config'],
   mcp_servers: ['vault_api_key_id'],
+  agent_mcp_connections: ['auth_secret'],
 };
 
 /** Functions of schema public. All but the Vault's are for signed-in users too. */
@@ -216,9 +224,12 @@ export const publicFunctions: readonly string[] = [
   'update_task_step',
   'delete_task_step',
   'run_task',
+  'fire_task_trigger',
   'cancel_run',
   'retry_run',
   'decide_tool_call',
+  'refresh_mcp_connection',
+  'decide_tool_change',
   'get_workspace_usage',
   'get_budget_usage',
   'increment_conversation_count',
@@ -247,9 +258,12 @@ export const publicArguments: Readonly<Record<string, string>> = {
   update_task_step: 'uuid, text, text, boolean',
   delete_task_step: 'uuid',
   run_task: 'uuid, jsonb',
+  fire_task_trigger: 'uuid, jsonb',
   cancel_run: 'uuid',
   retry_run: 'uuid',
   decide_tool_call: 'uuid, boolean, text',
+  refresh_mcp_connection: 'uuid',
+  decide_tool_change: 'uuid, boolean, text',
   get_workspace_usage: 'uuid',
   get_budget_usage: 'uuid',
   increment_conversation_count: 'uuid',
@@ -273,14 +287,19 @@ export const callableHelpers: readonly string[] = [
   'my_workspace_ids',
   'my_agent_ids',
   'month_bounds',
+  'usage_period',
+  'natural_usage_period',
   'valid_time_zone',
   'usage_limit',
   'budget_usage',
   'increment_conversation_count',
   'run_task',
+  'fire_task_trigger',
   'cancel_run',
   'retry_run',
   'decide_tool_call',
+  'refresh_mcp_connection',
+  'decide_tool_change',
   'vector_index_name',
   'is_hidden_message',
   'no_workspaces',

@@ -55,3 +55,15 @@ export function changed(text: string, part: string | RegExp, replacement: string
   if (result === text) throw new Error(`The text has no part ${part}.`);
   return result;
 }
+
+/**
+ * The statement that makes a function of schema agentd, out of a migration's text: what a later migration puts back when it is taken back.
+ *
+ * @throws when the text makes no such function
+ */
+export function functionOf(text: string, name: string): string {
+  const from = text.indexOf(`create function agentd.${name}(`);
+  const end = text.indexOf('$$;', text.indexOf('$$', from) + 2);
+  if (from < 0 || end < 0) throw new Error(`The text makes no function ${name}.`);
+  return text.slice(from, end + 3);
+}

@@ -20,9 +20,11 @@ export type StepResult = { readonly order: number; readonly name: string; readon
 
 /** Tokens; more than any model takes today. */
 export const LARGEST_WINDOW = 2_000_000;
-/** Shares of the room beside the instructions that the input, retrieved knowledge and earlier results may each take. */
+/** Shares of the room beside the instructions that the input, retrieved knowledge, what is remembered and earlier results may each take. */
 const INPUT_SHARE = 0.4;
 const KNOWLEDGE_SHARE = 0.3;
+/** Of knowledge's share. */
+const MEMORY_SHARE = 0.5;
 const PREVIOUS_SHARE = 0.3;
 /** That room is at least this share of the agent's window. */
 const LEAST_SHARE = 0.25;
@@ -38,8 +40,8 @@ export function stepRequest(run: Pick<ClaimedRun, 'settings' | 'steps'>, step: S
 }
 
 /**
- * Builds a step's first messages: who the agent is, what the step asks, the input, earlier results and
- * retrieved knowledge. Results and knowledge are marked as data and cut to their share of the agent's window.
+ * Builds a step's first messages: who the agent is, what the step asks, the input, earlier results, what is
+ * remembered and retrieved knowledge. All but the first two are marked as data and cut to their share of the agent's window.
  */
 export function buildContext(
   run: Pick<ClaimedRun, 'settings' | 'steps' | 'input'>,
@@ -47,6 +49,7 @@ export function buildContext(
   step: StepPlan,
   previous: readonly StepResult[],
   chunks: readonly Chunk[],
+  memory: string | null = null,
 ): StepContext {
   const leftOut: string[] = [];
   let citations: readonly Citation[] = [];
@@ -69,9 +72,16 @@ export function buildContext(
       parts.push(data(`result of step ${result.order}: ${result.name}`, text));
     }
   }
+  let remembered = 0;
+  if (memory !== null) {
+    const { text, cut } = cutTo(memory, Math.floor(window * KNOWLEDGE_SHARE * MEMORY_SHARE));
+    remembered = text.length;
+    if (cut > 0) leftOut.push(`${cut} characters of what is remembered`);
+    parts.push(data('what you remember of earlier talks', text));
+  }
   if (chunks.length > 0) {
     const fitting: Chunk[] = [];
-    let room = window * KNOWLEDGE_SHARE;
+    let room = window * KNOWLEDGE_SHARE - remembered;
     for (const chunk of chunks) {
       room -= chunk.content.length + factsAsText(chunk).length;
       if (room >= 0) fitting.push(chunk);

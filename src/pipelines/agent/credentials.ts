@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import type { ClaimedRun, StoredCredential } from '../../db/runs.ts';
 import type { ModelCatalog } from '../../providers/model-catalog.ts';
 import { type ModelClient, openAiModelClient } from '../../providers/models.ts';
-import { SecretError, type SecretStore } from '../../providers/secrets.ts';
+import { type SecretContext, SecretError, type SecretOpener } from '../../secrets.ts';
 import { RunFailure } from './errors.ts';
 
 /** A model that a run can call. */
@@ -29,7 +29,7 @@ export type UsableModel = {
 
 export type ModelDeps = {
   readonly catalog: ModelCatalog;
-  readonly secrets: SecretStore;
+  readonly secrets: SecretOpener;
   readonly environment: { readonly apiKey: string | null; readonly baseUrl: string | null };
   /** Milliseconds that one model call may take. */
   readonly callTimeoutMs: number;
@@ -45,7 +45,7 @@ const DEFAULT_PROVIDER = 'openai';
  *
  * Throws RunFailure: `no_model_credential`, `unknown_provider`, or the reason why a secret can't be opened.
  */
-export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
+export async function chooseModel(run: ClaimedRun, deps: ModelDeps): Promise<UsableModel> {
   const model = run.model;
   if (!model) throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
   const provider = model.provider ?? DEFAULT_PROVIDER;
@@ -62,31 +62,21 @@ export function chooseModel(run: ClaimedRun, deps: ModelDeps): UsableModel {
   if (ofAgent?.secret) {
     source = 'agent';
     credentialName = `the agent's API connection ${ofAgent.id}`;
-    apiKey = open(
-      deps,
-      ofAgent.secret,
-      'public.api_connections',
-      ofAgent.id,
-      run.workspace_id,
-      credentialName,
-    );
+    apiKey = await open(deps, credentialName, ofAgent.secret, {
+      table: 'public.api_connections',
+      row: ofAgent.id,
+      column: 'api_key',
+      workspace: run.workspace_id,
+    });
   } else if (ofWorkspace) {
     source = 'workspace';
     credentialName = `the workspace's ${ofWorkspace.provider} key (workspace_llm_config ${ofWorkspace.id})`;
-    if (ofWorkspace.secret === null) {
-      throw new RunFailure(
-        'vault_unavailable',
-        `${credentialName} is a reference to a vault that this database does not have. Store the key in api_key.`,
-      );
-    }
-    apiKey = open(
-      deps,
-      ofWorkspace.secret,
-      'public.workspace_llm_config',
-      ofWorkspace.id,
-      run.workspace_id,
-      credentialName,
-    );
+    apiKey = await open(deps, credentialName, (ofWorkspace.secret ?? ofWorkspace.vault_id) as string, {
+      table: 'public.workspace_llm_config',
+      row: ofWorkspace.id,
+      column: ofWorkspace.secret === null ? 'vault_api_key_id' : 'api_key',
+      workspace: run.workspace_id,
+    });
   } else if (name === DEFAULT_PROVIDER) {
     apiKey = deps.environment.apiKey;
   }
@@ -143,25 +133,16 @@ function prices(run: ClaimedRun, catalog: ModelCatalog, provider: string): Usabl
     : null;
 }
 
-function open(
-  deps: ModelDeps,
-  secret: string,
-  table: string,
-  row: string,
-  workspace: string,
-  name: string,
-): string {
-  const column = 'api_key';
+async function open(deps: ModelDeps, name: string, secret: string, context: SecretContext): Promise<string> {
   try {
-    return deps.secrets.open(secret, { table, row, column, workspace });
+    return await deps.secrets.open(secret, context);
   } catch (error) {
     if (!(error instanceof SecretError)) throw error;
     throw new RunFailure(
-      `secret_${error.code}`,
+      // those of the Vault say by themselves what they are about
+      error.code.startsWith('vault_') ? error.code : `secret_${error.code}`,
       `${name} can't be opened: ${error.message} ${error.nextStep}`,
-      {
-        cause: error,
-      },
+      { cause: error },
     );
   }
 }

@@ -41,14 +41,14 @@ export class ModelChoice {
  *
  * Throws RunFailure where the agent's own model can't be used: that is a mistake in its settings, and no fallback is to hide it.
  */
-export function chooseModels(run: ClaimedRun, deps: ModelDeps): ModelChoice {
+export async function chooseModels(run: ClaimedRun, deps: ModelDeps): Promise<ModelChoice> {
   if (!run.model) throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
-  const models: [UsableModel, ...UsableModel[]] = [chooseModel(run, deps)];
+  const models: [UsableModel, ...UsableModel[]] = [await chooseModel(run, deps)];
   const leftOut: string[] = [];
   for (const named of run.fallback_models) {
     const model = withProvider(named, deps);
     try {
-      models.push(chooseModel({ ...run, model }, deps));
+      models.push(await chooseModel({ ...run, model }, deps));
     } catch (error) {
       if (!(error instanceof RunFailure)) throw error;
       leftOut.push(`fallback model '${named.model}': ${error.message}`);

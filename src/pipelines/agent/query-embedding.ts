@@ -42,6 +42,8 @@ export type FoundKnowledge = {
   readonly note: string | null;
 };
 
+type ChosenForQuery = { readonly provider: string; readonly embedder: Embedder };
+
 export type QueryEmbedderDeps = {
   readonly clock: Clock;
   readonly log: Logger;
@@ -49,7 +51,7 @@ export type QueryEmbedderDeps = {
   readonly embedderOf: (
     owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
     model: VectorModel,
-  ) => { readonly provider: string; readonly embedder: Embedder };
+  ) => ChosenForQuery | Promise<ChosenForQuery>;
   /** How long a search waits for its vectors, in milliseconds. */
   readonly deadlineMs?: number;
   /** Asks the stores that vectors and passages are copied to. */
@@ -150,7 +152,7 @@ export class QueryEmbedder {
     let provider = 'none';
     try {
       signal.throwIfAborted();
-      const chosen = this.#deps.embedderOf(owner, model);
+      const chosen = await this.#deps.embedderOf(owner, model);
       provider = chosen.provider;
       const either = AbortSignal.any([signal, deadline.signal]);
       const answer = await chosen.embedder.embed([text], { signal: either });

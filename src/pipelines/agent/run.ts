@@ -16,7 +16,7 @@ import {
 } from './journal.ts';
 import { chooseModels } from './model-choice.ts';
 import { executeStep, type StepDeps, type StepOutcome } from './step.ts';
-import { collectTools, selectedToolNames, type ToolSource } from './tools.ts';
+import { collectTools, namesOf, selectedToolNames, type ToolSource } from './tools.ts';
 
 /** Claims without a checkpoint after which a run is given up: it keeps killing its worker. */
 const MAX_CLAIMS_WITHOUT_PROGRESS = 8;
@@ -94,16 +94,18 @@ async function executeSteps(
   if (!run.agent || !run.agent_id)
     throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
   if (msLeft() <= 0) throw new JobAborted('deadline');
-  const models = chooseModels(run, deps.models);
+  const models = await chooseModels(run, deps.models);
   const tools = await collectTools(deps.toolSources, {
     workspaceId: run.workspace_id,
     agentId: run.agent_id,
     selected: selectedToolNames(run.settings.selected_tools),
     hasKnowledge: run.agent.has_knowledge,
     hasMessages: run.agent.has_messages,
+    hasConnections: run.agent.has_connections,
     capabilities: run.agent.capabilities,
   });
-  const missingTools = selectedToolNames(run.settings.selected_tools).filter((name) => !tools.has(name));
+  const found = new Set([...tools.values()].flatMap(namesOf));
+  const missingTools = selectedToolNames(run.settings.selected_tools).filter((name) => !found.has(name));
   for (const step of run.steps ?? []) {
     const before = restoredOutcome(run, step);
     if (before) {

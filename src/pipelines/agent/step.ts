@@ -2,6 +2,7 @@
 
 import { type Clock, sleep } from '../../clock.ts';
 import type { Queryable } from '../../db/database.ts';
+import type { Chunk } from '../../db/knowledge.ts';
 import { isStatementTimeout } from '../../db/retry.ts';
 import type { ApprovalPolicy, ClaimedAgent, ClaimedRun, StepPlan } from '../../db/runs.ts';
 import { JobAborted } from '../../queue/errors.ts';
@@ -10,6 +11,7 @@ import type { RunBudgets } from './budgets.ts';
 import { buildContext, type StepContext, type StepResult, stepRequest } from './context.ts';
 import { RunFailure, RunMustWait, StepFailure } from './errors.ts';
 import type { RunJournal } from './journal.ts';
+import type { AgentMemory, Recalled } from './memory.ts';
 import type { ModelCallDeps } from './model-call.ts';
 import type { ModelChoice } from './model-choice.ts';
 import { findKnowledge, type PaidEmbedding, type QueryEmbedder } from './query-embedding.ts';
@@ -35,6 +37,8 @@ export type StepDeps = ModelCallDeps & {
   readonly db: Queryable;
   /** Absent: knowledge is searched by words alone. */
   readonly queries?: QueryEmbedder;
+  /** Absent: nothing is remembered. */
+  readonly memory?: AgentMemory;
 };
 
 export type StepInput = {
@@ -160,8 +164,11 @@ async function freshContext(deps: StepDeps, input: StepInput, paid: PaidEmbeddin
     );
   }
   if (!agent.has_knowledge || !run.agent_id) return buildContext(run, agent, step, previous, []);
+  const recalling = recall(deps, input, request);
+  const notes: string[] = [];
+  let chunks: readonly Chunk[] = [];
   try {
-    const { chunks, note } = await findKnowledge(
+    const found = await findKnowledge(
       deps,
       {
         workspaceId: run.workspace_id,
@@ -172,14 +179,28 @@ async function freshContext(deps: StepDeps, input: StepInput, paid: PaidEmbeddin
       },
       (some) => paid.push(...some),
     );
-    const context = buildContext(run, agent, step, previous, chunks);
-    if (note === null) return context;
-    return { ...context, left_out: [...context.left_out, `knowledge by its meaning: ${note}`] };
+    chunks = found.chunks;
+    if (found.note !== null) notes.push(`knowledge by its meaning: ${found.note}`);
   } catch (error) {
     if (!isStatementTimeout(error)) throw error;
-    const context = buildContext(run, agent, step, previous, []);
-    return { ...context, left_out: [...context.left_out, 'knowledge: the search took too long'] };
+    notes.push('knowledge: the search took too long');
   }
+  const { text, note } = await recalling;
+  if (note !== null) notes.push(note);
+  const context = buildContext(run, agent, step, previous, chunks, text);
+  return notes.length === 0 ? context : { ...context, left_out: [...context.left_out, ...notes] };
+}
+
+/** What the agent remembers, beside the search. A failure waits until it is asked for, so that it is never nobody's. */
+function recall({ db, memory }: StepDeps, { run, signal }: StepInput, request: string): Promise<Recalled> {
+  const nothing: Recalled = { text: null, note: null };
+  if (!memory) return Promise.resolve(nothing);
+  const recalled = memory.recall(db, { runId: run.id, request, signal }).catch((error: unknown) => {
+    if (isStatementTimeout(error)) return { text: null, note: 'memory: the search for it took too long' };
+    throw error;
+  });
+  recalled.catch(() => {});
+  return recalled;
 }
 
 /** Turns until there is an answer. `conversation` advances, so that a retry goes on after the last finished call. */

@@ -5,7 +5,7 @@ import type { Metrics } from '../../telemetry/metrics.ts';
 import { maskText } from '../../telemetry/redact.ts';
 import type { RunBudgets } from './budgets.ts';
 import { callKey } from './call-key.ts';
-import { toolResultText } from './context.ts';
+import { data, toolResultText } from './context.ts';
 import { RunMustWait } from './errors.ts';
 import type { RunJournal } from './journal.ts';
 import { isSettled, settledContent } from './replay.ts';
@@ -195,7 +195,8 @@ function prepare(turn: Turn, call: ModelToolCall, index: number): Prepared {
 
 function needsApproval(tool: Tool, policy: ApprovalPolicy): boolean {
   if (tool.needsApproval) return true;
-  return policy === 'all' ? tool.effect !== 'read' : policy === 'writes' && tool.effect === 'write';
+  if (policy === 'all') return tool.effect !== 'read';
+  return policy === 'writes' && (tool.effect === 'write' || tool.isDestructive === true);
 }
 
 function change(
@@ -213,6 +214,8 @@ function change(
     tool: call.name,
     source: tool?.source ?? 'none',
     effect: tool?.effect ?? 'read',
+    connection_id: tool?.connection?.id ?? null,
+    credential_id: tool?.connection?.credentialId ?? null,
     arguments: args,
     status: 'started',
   };
@@ -224,13 +227,18 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
   const started = performance.now();
   const place = { order: turn.order, turn: turn.turn, index };
   const settle = (
-    status: 'completed' | 'failed',
+    status: 'completed' | 'failed' | 'unknown',
     content: string,
     code: string | null,
-    citations: ToolResult['citations'] = [],
+    { citations = [], said = null }: { citations?: ToolResult['citations']; said?: string | null } = {},
   ): void => {
     const duration = performance.now() - started;
-    one.content = toolResultText(content, turn.contextWindowSize);
+    // marked after it is cut, so that the end of the mark is never cut off
+    const marked =
+      said === null ? null : data(`What ${call.name} answered`, toolResultText(said, turn.contextWindowSize));
+    one.content = [content === '' ? null : toolResultText(content, turn.contextWindowSize), marked]
+      .filter((part) => part !== null)
+      .join('\n');
     record(journal, turn, {
       ...change(turn, call, index, tool, args),
       status,
@@ -250,13 +258,16 @@ async function perform(deps: ToolCallDeps, journal: RunJournal, turn: Turn, one:
     );
     for (const message of result.messages ?? []) journal.message(message);
     for (const paid of result.paid ?? []) journal.embedding(place, paid);
-    settle('completed', result.content, null, result.citations);
+    if (result.isForeign === true) settle('completed', '', null, { said: result.content });
+    else settle('completed', result.content, null, { citations: result.citations ?? [] });
   } catch (error) {
     if (turn.context.signal.aborted) throw turn.context.signal.reason;
     // a tool that quotes its request quotes the credential in it
     if (error instanceof ToolError) {
       for (const paid of error.paid) journal.embedding(place, paid);
-      settle('failed', maskText(error.message), error.code);
+      settle(error.isUnknown ? 'unknown' : 'failed', maskText(error.message), error.code, {
+        said: error.said === null ? null : maskText(error.said),
+      });
     }
     // what went wrong inside is for the operator's log, not for a model that may repeat it to anyone
     else settle('failed', 'The tool failed for a reason of its own. It may work later.', 'tool_failed');

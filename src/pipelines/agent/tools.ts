@@ -30,6 +30,8 @@ export type ToolResult = {
   readonly citations?: readonly (Citation | MessageCitation)[];
   /** What embeddings for it have cost. */
   readonly paid?: readonly PaidEmbedding[];
+  /** It is the word of a server that anybody may run: the model gets it marked as data. */
+  readonly isForeign?: boolean;
 };
 
 /** A passage by its place. */
@@ -58,10 +60,21 @@ export class ToolError extends Error {
   readonly code: string;
   /** What embeddings have cost before it failed. */
   readonly paid: readonly PaidEmbedding[];
-  constructor(code: string, message: string, paid: readonly PaidEmbedding[] = []) {
+  /** Nobody knows whether the call has had its effect. */
+  readonly isUnknown: boolean;
+  /** What a foreign server said of it; the model gets it after `message`, marked as data. */
+  readonly said: string | null;
+  constructor(
+    code: string,
+    message: string,
+    paid: readonly PaidEmbedding[] = [],
+    more: { readonly isUnknown?: boolean; readonly said?: string } = {},
+  ) {
     super(message);
     this.code = code;
     this.paid = paid;
+    this.isUnknown = more.isUnknown ?? false;
+    this.said = more.said ?? null;
   }
 }
 
@@ -80,6 +93,12 @@ export type Tool = {
   readonly transactional?: boolean;
   /** A person must allow each call, whatever the agent's and the task's policy say. */
   readonly needsApproval?: boolean;
+  /** It may destroy what is there: a policy that asks for writes asks for it, even if it may be repeated. */
+  readonly isDestructive?: boolean;
+  /** Other names under which a task may select it. */
+  readonly aliases?: readonly string[];
+  /** Whose tool it is, for the journal: a row of agent_mcp_connections, and the account that it signs in with. */
+  readonly connection?: { readonly id: string; readonly credentialId: string | null };
   /** Throws ToolError for what the model should hear of; anything else is reported to it as an internal error. */
   call(args: Record<string, unknown>, context: ToolContext): Promise<ToolResult>;
 };
@@ -93,6 +112,8 @@ export type ToolSelection = {
   readonly hasKnowledge: boolean;
   /** Whether the workspace has its messages embedded, and the agent is its own. */
   readonly hasMessages: boolean;
+  /** Whether the agent has active connections with servers of tools. */
+  readonly hasConnections: boolean;
   readonly capabilities: unknown;
 };
 
@@ -116,11 +137,17 @@ export async function collectTools(
   for (const source of sources) {
     for (const tool of await listTools(source, selection)) {
       const { name } = tool.definition.function;
-      const wanted = selection.selected.length === 0 || selection.selected.includes(name);
+      const wanted =
+        selection.selected.length === 0 || namesOf(tool).some((each) => selection.selected.includes(each));
       if (wanted && !tools.has(name)) tools.set(name, tool);
     }
   }
   return tools;
+}
+
+/** Every name by which a task may select a tool. */
+export function namesOf(tool: Tool): readonly string[] {
+  return [tool.definition.function.name, ...(tool.aliases ?? [])];
 }
 
 async function listTools(source: ToolSource, selection: ToolSelection): Promise<readonly Tool[]> {

@@ -5,13 +5,13 @@ import { chooseEmbedder } from '../../providers/choose-embedder.ts';
 import { DocumentError } from '../../providers/document-error.ts';
 import type { EmbeddingCatalog } from '../../providers/embedding-models.ts';
 import { FEATURE_HASH_MODEL } from '../../providers/feature-hash.ts';
-import { SecretError, type SecretStore } from '../../providers/secrets.ts';
+import { SecretError, type SecretOpener } from '../../secrets.ts';
 import type { ChosenEmbedder } from './ingest.ts';
 
 export type EmbedderChoiceDeps = {
   readonly config: Pick<Config, 'databaseUrl' | 'embedding' | 'openai'>;
   readonly catalog: EmbeddingCatalog;
-  readonly secrets: SecretStore;
+  readonly secrets: SecretOpener;
 };
 
 const PROVIDER = 'openai';
@@ -21,16 +21,18 @@ const PROVIDER = 'openai';
  *
  * @param model what its vectors must be of; null: what the configuration says, or stands in for it
  */
-export function embedderOf(
+export async function embedderOf(
   deps: EmbedderChoiceDeps,
   owner: { readonly workspace_id: string; readonly credentials: readonly StoredCredential[] },
   model: { readonly model: string; readonly dimensions: number } | null = null,
-): ChosenEmbedder {
-  const own = owner.credentials.find((c) => c.provider.toLowerCase() === PROVIDER && c.secret !== null);
+): Promise<ChosenEmbedder> {
+  const own = owner.credentials.find(
+    (c) => c.provider.toLowerCase() === PROVIDER && (c.secret ?? c.vault_id) !== null,
+  );
   const credential =
     own === undefined
       ? null
-      : { apiKey: opened(deps, own, owner.workspace_id), baseUrl: deps.config.openai.baseUrl };
+      : { apiKey: await opened(deps, own, owner.workspace_id), baseUrl: deps.config.openai.baseUrl };
   const config = model === null ? deps.config : { ...deps.config, embedding: model };
   const embedder = chooseEmbedder(config, deps.catalog, credential);
   if (model !== null && embedder.model !== model.model) {
@@ -42,12 +44,16 @@ export function embedderOf(
   return { provider: embedder.model === FEATURE_HASH_MODEL ? 'agentd' : PROVIDER, embedder };
 }
 
-function opened(deps: EmbedderChoiceDeps, credential: StoredCredential, workspace: string): string {
+async function opened(
+  deps: EmbedderChoiceDeps,
+  credential: StoredCredential,
+  workspace: string,
+): Promise<string> {
   try {
-    return deps.secrets.open(credential.secret as string, {
+    return await deps.secrets.open((credential.secret ?? credential.vault_id) as string, {
       table: 'public.workspace_llm_config',
       row: credential.id,
-      column: 'api_key',
+      column: credential.secret === null ? 'vault_api_key_id' : 'api_key',
       workspace,
     });
   } catch (error) {

@@ -60,7 +60,7 @@ export type IngestDeps = {
     signal: AbortSignal,
   ) => Promise<ProcessedDocument>;
   /** Throws a DocumentError where no key can be used. */
-  readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder;
+  readonly chooseEmbedder: (document: ClaimedDocument) => ChosenEmbedder | Promise<ChosenEmbedder>;
   readonly lanes: EmbeddingLanes;
   /** Sees that the model's vectors have an index if they are many, with so many more to come. Where there is none, search is exact. */
   readonly prepareIndex: (
@@ -142,7 +142,7 @@ async function attempt(
   signal: AbortSignal,
 ): Promise<IngestOutcome> {
   const { db } = deps;
-  const { provider, embedder } = deps.chooseEmbedder(document);
+  const { provider, embedder } = await deps.chooseEmbedder(document);
   const isSameModel =
     document.embedding_model === embedder.model && document.embedding_dimensions === embedder.dimensions;
   const isComplete =

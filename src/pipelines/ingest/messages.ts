@@ -36,7 +36,7 @@ export type MessageBatchDeps = {
   readonly chooseEmbedder: (owner: {
     readonly workspace_id: string;
     readonly credentials: readonly StoredCredential[];
-  }) => ChosenEmbedder;
+  }) => ChosenEmbedder | Promise<ChosenEmbedder>;
   readonly leaseSeconds: number;
 };
 
@@ -118,7 +118,7 @@ class MessageBatch {
     this.#open = new Map(taken.messages.map((message) => [keyOf(message), message]));
 
     const credentials = await messageCredentials(db, claim.id);
-    const chosen = this.#deps.chooseEmbedder({ workspace_id: claim.id, credentials });
+    const chosen = await this.#deps.chooseEmbedder({ workspace_id: claim.id, credentials });
     const { embedder } = chosen;
     const chunks = taken.messages.map((message, index) => chunkOf(message, index, embedder.maxItemTokens));
     await embedChunks({ lanes: this.#deps.lanes, embedder }, chunks, {

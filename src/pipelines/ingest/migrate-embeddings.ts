@@ -45,7 +45,7 @@ export type MoveDeps = {
   /** A statement was tried again. */
   readonly onRetry: (error: Error) => void;
   /** The embedder of the workspace's new model. Throws a DocumentError where no key can be used. */
-  readonly chooseEmbedder: (move: ClaimedMove) => ChosenEmbedder;
+  readonly chooseEmbedder: (move: ClaimedMove) => ChosenEmbedder | Promise<ChosenEmbedder>;
   readonly lanes: EmbeddingLanes;
   /** Sees that the model's vectors have an index before the first of them is stored. Where there is none, search is slower. */
   readonly prepareIndex: (embedder: Pick<Embedder, 'model' | 'dimensions'>) => Promise<unknown>;
@@ -135,7 +135,7 @@ function boundedQueries({ db, clock, onRetry }: MoveDeps, signal: AbortSignal): 
 }
 
 async function attempt(deps: MoveDeps, move: ClaimedMove, signal: AbortSignal): Promise<MoveOutcome> {
-  const chosen = deps.chooseEmbedder(move);
+  const chosen = await deps.chooseEmbedder(move);
   const round = new Round(deps, move, chosen, signal);
   for (;;) {
     const { seen, ended, isLocked } = await round.run();

@@ -14,6 +14,7 @@ export const agent: ClaimedAgent = {
   persona: null,
   has_knowledge: false,
   has_messages: false,
+  has_connections: false,
 };
 
 export function claimedRun(changes: Partial<ClaimedRun> = {}): ClaimedRun {

@@ -164,6 +164,7 @@ describe('the tool', () => {
       selected: [],
       hasKnowledge: true,
       hasMessages: false,
+      hasConnections: false,
       capabilities: null,
     });
     const search = tools.find((one) => one.definition.function.name === 'search_knowledge');

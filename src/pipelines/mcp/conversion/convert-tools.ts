@@ -1,7 +1,7 @@
 /**
  * Tools of an MCP server as functions of chat completions.
  *
- * Nothing calls this module yet: the tool cache will store what it makes, and the agent pipeline will send it and check calls against it.
+ * The tool cache stores what it makes; the agent pipeline sends that, and checks calls against it.
  *
  * All of it is pure: the same tools give the same bytes, and a tool's function does not depend on the order of the list; nothing is fetched;
  * work is bounded by the size of each schema. A tool that can't be offered is left out with its reason and disturbs no other.

@@ -1,4 +1,5 @@
 import { createCipheriv, createDecipheriv } from 'node:crypto';
+import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import {
   columnSecretStore,
@@ -8,7 +9,7 @@ import {
   SecretError,
   sealSecret,
   secretForm,
-} from '../../src/providers/secrets.ts';
+} from '../src/secrets.ts';
 
 const HEX = '00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef';
 const OTHER = 'fedcba98765432100123456789abcdefffeeddccbbaa99887766554433221100';
@@ -202,4 +203,47 @@ test('a key that is not 32 bytes of hex is refused, naming its place and never i
 test('no variable is an empty ring; one text is read as either form', () => {
   expect(parseKeyRing({})).toEqual([]);
   expect(parseKeyRing({ ENCRYPTION_KEY: ' ', ENCRYPTION_KEYS: '' })).toEqual([]);
+});
+
+test('property: the reference form opens in every spelling of hex and base64, and v1 only where it was sealed', () => {
+  const anyKey = fc.uint8Array({ minLength: 32, maxLength: 32 });
+  const spelling = fc.constantFrom('hex', 'HEX', 'base64', 'base64url');
+  const text = fc.oneof(fc.string(), fc.string({ unit: 'binary' }), fc.uuid());
+  fc.assert(
+    fc.property(
+      anyKey,
+      anyKey,
+      text,
+      spelling,
+      fc.constantFrom(12, 16),
+      (key, other, plain, how, ivBytes) => {
+        fc.pre(!Buffer.from(key).equals(Buffer.from(other)));
+        const rings = [key, other].map((bytes) =>
+          parseKeyRing({ ENCRYPTION_KEY: Buffer.from(bytes).toString('hex') }),
+        );
+        const [mine, theirs] = rings as [typeof ring, typeof ring];
+        const iv = Buffer.from(other).subarray(0, ivBytes);
+        const cipher = createCipheriv('aes-256-gcm', key, iv);
+        const sealed = Buffer.concat([cipher.update(plain, 'utf8'), cipher.final()]);
+        const value = [iv, cipher.getAuthTag(), sealed]
+          .map((part) =>
+            how === 'HEX' ? part.toString('hex').toUpperCase() : part.toString(how as BufferEncoding),
+          )
+          .join(':');
+        // what is no text comes back as UTF-8 has it
+        const expected = Buffer.from(plain, 'utf8').toString('utf8');
+        expect(secretForm(value)).toBe('reference');
+        expect(openSecret(mine, value, CONTEXT)).toBe(expected);
+        expect(openSecret([...theirs, ...mine], value, { ...CONTEXT, row: '8' })).toBe(expected);
+        expect(failure(() => openSecret(theirs, value, CONTEXT)).code).toBe('tampered');
+
+        const own = sealSecret(mine, plain, CONTEXT);
+        expect(openSecret([...theirs, ...mine], own, CONTEXT)).toBe(expected);
+        for (const elsewhere of [{ row: '8' }, { column: 'c' }, { workspace: 'w2' }, { table: 't' }]) {
+          expect(failure(() => openSecret(mine, own, { ...CONTEXT, ...elsewhere })).code).toBe('tampered');
+        }
+      },
+    ),
+    { numRuns: 300 },
+  );
 });

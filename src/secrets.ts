@@ -22,7 +22,15 @@ export interface SecretContext {
   workspace: string | null;
 }
 
-export type SecretErrorCode = 'no_key' | 'unknown_key' | 'tampered' | 'bad_form' | 'bad_key';
+export type SecretErrorCode =
+  | 'no_key'
+  | 'unknown_key'
+  | 'tampered'
+  | 'bad_form'
+  | 'bad_key'
+  | 'vault_unavailable'
+  | 'vault_missing'
+  | 'vault_foreign';
 
 /** A secret that cannot be sealed or opened. Its message never holds a key, a plain text or a ciphertext. */
 export class SecretError extends Error {
@@ -47,7 +55,13 @@ export interface SecretKey {
 /** The first key seals; all of them open. */
 export type KeyRing = readonly SecretKey[];
 
-export interface SecretStore {
+/** Opens stored secrets, wherever they are. Its callers open late, use the plain text once and keep nothing. */
+export interface SecretOpener {
+  /** @throws SecretError */
+  open(stored: string, context: SecretContext): string | Promise<string>;
+}
+
+export interface SecretStore extends SecretOpener {
   /**
    * The plain text of a stored value. Plain text that an application wrote (`unknown` form) is returned as it is.
    *
@@ -91,6 +105,11 @@ const DAMAGED = /^v1:|^(?:[0-9a-f]{24}|[0-9a-f]{32}):[0-9a-f]*(?::|$)/i;
 export function secretForm(value: string): SecretForm {
   if (V1.test(value)) return 'v1';
   return REFERENCE_HEX.test(value) || REFERENCE_BASE64.test(value) ? 'reference' : 'unknown';
+}
+
+/** The name of the key that a `v1` value was sealed with; null for all other forms. */
+export function sealedUnder(value: string): string | null {
+  return V1.exec(value)?.groups?.kid ?? null;
 }
 
 /** See {@link SecretStore.open}. */
@@ -188,9 +207,14 @@ function sealingKey(ring: KeyRing): SecretKey {
   );
 }
 
+/** The keys of the ring that a stored value's name of a key means. */
+export function keysOf(ring: KeyRing, kid: string): KeyRing {
+  return ring.filter((entry) => entry.kid === kid || fingerprint(entry.key) === kid);
+}
+
 function keysNamed(ring: KeyRing, kid: string): KeyRing {
   sealingKey(ring);
-  const keys = ring.filter((entry) => entry.kid === kid || fingerprint(entry.key) === kid);
+  const keys = keysOf(ring, kid);
   if (keys.length > 0) return keys;
   throw new SecretError(
     'unknown_key',

@@ -1,0 +1,118 @@
+/**
+ * Looks at the tools of many connections whose servers take 100 ms to list them, a few of which hang: how long until all others are
+ * done, beside the same without any that hang?
+ *
+ * The servers are in a process of their own, the daemon in another. A workspace has 20 connections, one of which hangs.
+ */
+import { randomUUID } from 'node:crypto';
+import { setTimeout as wait } from 'node:timers/promises';
+import { benchPath, Child, startDaemonChild } from './support/child.ts';
+import { type BenchDatabase, withDatabase } from './support/database.ts';
+import { createPlatform } from './support/platform.ts';
+import type { Result } from './support/result.ts';
+
+const CONNECTIONS = Number(process.env.BENCH_CONNECTIONS ?? 1000);
+const PER_WORKSPACE = 20;
+const SHARE_HANGING = 0.05;
+const DELAY_MS = 100;
+/** As in config/queues.json. */
+const CONCURRENCY = 128;
+const PORTS = 16;
+const HANGING_PORTS = 4;
+
+type Look = { readonly seconds: number; readonly cpuMs: number; readonly failed: number };
+
+export async function bench(): Promise<Result> {
+  const servers = new Child(
+    [benchPath('support/mcp-child.ts'), String(PORTS), String(DELAY_MS), String(HANGING_PORTS)],
+    {},
+  );
+  try {
+    const { ports, hanging } = await servers.json<{ ports: number[]; hanging: number[] }>();
+    const calm = await looks(ports, []);
+    const rough = await looks(ports, hanging);
+    const good = CONNECTIONS * (1 - SHARE_HANGING);
+    const ideal = Math.max(DELAY_MS / 1000, (good * DELAY_MS) / 1000 / CONCURRENCY);
+    const show = ({ seconds, cpuMs }: Look): string =>
+      `${seconds.toFixed(2)} s, ${cpuMs.toFixed(1)} ms of processor each`;
+    return {
+      bench: 'mcp-refresh',
+      lines: [
+        {
+          measured: `${good} connections looked at, beside ${CONNECTIONS - good} that hang`,
+          agentd: show(rough),
+          beside: `none hangs: ${show(calm)}`,
+          goal: '≤ 1.2 × without any that hangs',
+          met: rough.seconds <= 1.2 * calm.seconds && rough.failed === 0,
+          note: `servers answer in ${DELAY_MS} ms, 10 tools each, ${CONCURRENCY} at once, ${PER_WORKSPACE} in a workspace`,
+        },
+        {
+          measured: 'the same, beside what the servers’ answers alone take',
+          agentd: `${rough.seconds.toFixed(2)} s`,
+          beside: `${ideal.toFixed(2)} s`,
+          goal: '≤ 1.2 ×',
+          met: rough.seconds <= 1.2 * ideal,
+        },
+      ],
+    };
+  } finally {
+    await servers.stop();
+  }
+}
+
+async function looks(ports: readonly number[], hanging: readonly number[]): Promise<Look> {
+  return withDatabase('mcp', { migrated: true }, async (database) => {
+    await connect(database, ports, hanging);
+    const hosts = [...ports, ...hanging].map((port) => `127.0.0.1:${port}`).join(',');
+    const daemon = await startDaemonChild(database.url, {
+      AGENTD_QUEUES: `mcp-refresh=${CONCURRENCY}`,
+      AGENTD_ALLOWED_PRIVATE_HOSTS: hosts,
+    });
+    try {
+      const before = await daemon.cpuSeconds();
+      const began = performance.now();
+      await database.pool.query(`update public.agent_mcp_connections set is_active = true`);
+      const wanted = Math.round(CONNECTIONS * (1 - SHARE_HANGING));
+      for (;;) {
+        const { rows } = await database.pool.query<{ done: number; failed: number }>(
+          `select count(*) filter (where last_refreshed_at is not null)::integer as done,
+                  count(*) filter (where refresh_failures > 0 and connection_name = 'good')::integer as failed
+             from public.agent_mcp_connections where connection_name = 'good'`,
+        );
+        const { done = 0, failed = 0 } = rows[0] ?? {};
+        if (done + failed >= wanted) {
+          const seconds = (performance.now() - began) / 1000;
+          return { seconds, cpuMs: (((await daemon.cpuSeconds()) - before) * 1000) / wanted, failed };
+        }
+        await wait(50);
+      }
+    } finally {
+      await daemon.stop();
+    }
+  });
+}
+
+/** Connections that are switched off, spread over workspaces and servers; where `hanging` is empty, none is made of those. */
+async function connect(
+  database: BenchDatabase,
+  ports: readonly number[],
+  hanging: readonly number[],
+): Promise<void> {
+  await createPlatform(database.pool, { workspaces: Math.ceil(CONNECTIONS / PER_WORKSPACE), steps: 0 });
+  const { rows: agents } = await database.pool.query<{ id: string }>('select id from public.agents');
+  const rows = Array.from({ length: CONNECTIONS }, (_, i) => {
+    const hangs = i % Math.round(1 / SHARE_HANGING) === 0;
+    const among = hangs ? hanging : ports;
+    return {
+      id: randomUUID(),
+      agent_id: agents[Math.floor(i / PER_WORKSPACE)]?.id,
+      name: hangs ? 'hangs' : 'good',
+      url: among.length === 0 ? null : `http://127.0.0.1:${among[i % among.length]}/mcp`,
+    };
+  }).filter(({ url }) => url !== null);
+  await database.pool.query(
+    `insert into public.agent_mcp_connections (id, agent_id, connection_name, server_url, is_active)
+     select x.id, x.agent_id, x.name, x.url, false from jsonb_to_recordset($1::jsonb) as x (id uuid, agent_id uuid, name text, url text)`,
+    [JSON.stringify(rows)],
+  );
+}

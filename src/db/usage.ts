@@ -1,0 +1,163 @@
+/** The roll-up of usage: events into deltas, deltas into sums, and the recomputation beside them. */
+import type { Database, Queryable } from './database.ts';
+
+/** What a pass over the events has found. */
+export type Gathered = {
+  readonly events: number;
+  readonly deltas: number;
+  /** False: a part of a backlog, and there is more. */
+  readonly isComplete: boolean;
+  /** When the oldest of the events was recorded, and the database's time at the pass; null: there was none. */
+  readonly lagMs: number | null;
+};
+
+/**
+ * Sums up what no pass has seen; null: another node is at it. Throws the driver's error: 40001 when another has just finished (try
+ * again), 55000 when the events come from another server, 57014 when there were too many for the time.
+ *
+ * @param most events of one pass, about; null: all
+ */
+export async function gatherUsage(
+  db: Pick<Database, 'transaction'>,
+  most: number | null,
+): Promise<Gathered | null> {
+  const [row] = await db.transaction(
+    (tx) =>
+      tx.query<{ events: number; deltas: number; is_complete: boolean; lag_ms: number | null }>(
+        `select events, deltas, is_complete, (extract(epoch from agentd.now() - oldest_at) * 1000)::float8 as lag_ms
+           from agentd.gather_usage($1)`,
+        [most],
+      ),
+    'repeatable read',
+  );
+  return row
+    ? { events: row.events, deltas: row.deltas, isComplete: row.is_complete, lagMs: row.lag_ms }
+    : null;
+}
+
+/** What a statement has folded: the last workspace that it came to (null: there was none), and how many it left for later. */
+export type Folded = { readonly lastId: string | null; readonly deltas: number; readonly held: number };
+
+/** Adds the deltas of up to `workspaces` workspaces after `after` to their sums; null: another node is at it. */
+export async function foldUsage(
+  db: Queryable,
+  after: string | null,
+  workspaces: number,
+): Promise<Folded | null> {
+  const [row] = await db.query<{ last_id: string | null; folded: number; held: number }>(
+    { name: 'fold_usage', text: 'select last_id, folded, held from agentd.fold_usage($1, $2)' },
+    [after, workspaces],
+  );
+  return row ? { lastId: row.last_id, deltas: row.folded, held: row.held } : null;
+}
+
+/** Cuts the periods of workspaces whose zone or plan was changed. Returns how many; throws 55P03 while a pass is under way. */
+export async function recutUsage(db: Queryable, limit: number): Promise<number> {
+  const waiting = await db.query('select 1 from agentd.usage_recuts limit 1');
+  if (waiting.length === 0) return 0;
+  const [row] = await db.query<{ recut: number }>('select agentd.recut_requested_usage($1) as recut', [
+    limit,
+  ]);
+  return row?.recut ?? 0;
+}
+
+/** Takes back rows that were counted beside an application's first calls. Returns how many. */
+export async function voidCountedRows(db: Queryable, limit: number): Promise<number> {
+  const [row] = await db.query<{ voided: number }>('select agentd.void_counted_rows($1) as voided', [limit]);
+  return row?.voided ?? 0;
+}
+
+/** Closes periods that ended more than `hours` ago. */
+export async function closeUsagePeriods(db: Queryable, hours: number, limit: number): Promise<number> {
+  const [row] = await db.query<{ closed: number }>(
+    'select agentd.close_usage_periods(make_interval(hours => $1), $2) as closed',
+    [hours, limit],
+  );
+  return row?.closed ?? 0;
+}
+
+/** Takes the turn of comparing sums with events, for this caller alone until `everyMs` are over. */
+export async function takeReconciliation(db: Queryable, everyMs: number): Promise<boolean> {
+  const rows = await db.query(
+    `update agentd.usage_rollup_state s set last_run_at = agentd.now()
+      where s.name in (
+        select o.name from agentd.usage_rollup_state o
+         where o.name = 'reconcile'
+           and (o.last_run_at is null or abs(extract(epoch from agentd.now() - o.last_run_at)) * 1000 >= $1)
+           for update skip locked)
+     returning 1`,
+    [everyMs],
+  );
+  return rows.length > 0;
+}
+
+/** A sum that differs from the events. */
+export type Drift = {
+  readonly workspace_id: string;
+  readonly level: 'quarter_hour' | 'period';
+  readonly at: Date;
+  readonly metric: string;
+  readonly expected: number;
+  readonly found: number;
+};
+
+/** Where sums differ from a recomputation; of all workspaces (null), or of one. Reads every event that is kept. */
+export function usageDrift(db: Queryable, workspaceId: string | null): Promise<Drift[]> {
+  return db.query<Drift>(
+    `select workspace_id, level, at, metric, expected::float8, found::float8 from agentd.usage_drift($1)`,
+    [workspaceId],
+  );
+}
+
+/** Writes drift down, as found now; repaired or not. */
+export async function recordDrift(
+  db: Queryable,
+  drift: readonly Drift[],
+  isRepaired: boolean,
+): Promise<void> {
+  if (drift.length === 0) return;
+  await db.query(
+    `insert into agentd.usage_drifts (workspace_id, level, at, metric, expected, found, repaired_at)
+     select d.workspace_id, d.level, d.at, d.metric, d.expected, d.found, case when $2 then agentd.now() end
+       from jsonb_to_recordset($1::jsonb) d (workspace_id uuid, level text, at timestamptz, metric text, expected numeric, found numeric)
+       join public.workspaces w on w.id = d.workspace_id`,
+    [JSON.stringify(drift), isRepaired],
+  );
+}
+
+/** What was found of a workspace before differs no more. */
+export async function settleDrift(db: Queryable, workspaceId: string): Promise<void> {
+  await db.query(
+    'update agentd.usage_drifts set repaired_at = agentd.now() where workspace_id = $1 and repaired_at is null',
+    [workspaceId],
+  );
+}
+
+/** A workspace's sums anew from its events. Throws 55P03 while a pass is under way. */
+export async function rebuildUsage(db: Queryable, workspaceId: string): Promise<void> {
+  await db.query('select agentd.rebuild_usage($1)', [workspaceId]);
+}
+
+/** After a restore: what is there counts as seen, and is to be rebuilt. False: there was no restore. */
+export async function adoptRestoredUsage(db: Queryable): Promise<boolean> {
+  const [row] = await db.query<{ adopted: boolean }>('select agentd.adopt_restored_usage() as adopted');
+  return row?.adopted ?? false;
+}
+
+/** Workspaces that have usage, after `after` in the order of their ids. */
+export async function workspacesWithUsage(
+  db: Queryable,
+  after: string | null,
+  limit: number,
+): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    `select w.id from public.workspaces w
+      where w.id > coalesce($1, '00000000-0000-0000-0000-000000000000'::uuid)
+        and (exists (select 1 from public.usage_events e where e.workspace_id = w.id)
+             or exists (select 1 from public.workspace_usage u where u.workspace_id = w.id)
+             or exists (select 1 from public.usage_quarter_hours q where q.workspace_id = w.id))
+      order by w.id limit $2`,
+    [after, limit],
+  );
+  return rows.map((row) => row.id);
+}

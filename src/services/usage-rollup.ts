@@ -1,0 +1,155 @@
+/**
+ * Keeps the sums of usage: gathers new events, folds them into the sums of their workspaces, follows changes of zones and plans, closes periods
+ * that are over, and compares the sums with the events once a day.
+ *
+ * Every node tries; a row of the database lets one at a time do each step, and none keeps the others from it by dying. A backlog that is too long for
+ * one statement is taken in parts.
+ */
+import type { Database } from '../db/database.ts';
+import { isLockTimeout, isStatementTimeout } from '../db/retry.ts';
+import { closeUsagePeriods, foldUsage, gatherUsage, recutUsage, voidCountedRows } from '../db/usage.ts';
+import { periodic, type Service, type ServiceDeps } from './periodic.ts';
+import { UsageReconciler } from './usage-reconcile.ts';
+
+/** Between passes, in milliseconds: while there is usage, and while there is none. */
+const BUSY_MS = 300;
+const IDLE_MS = 1_000;
+/** Events of a pass once all of them were too many for one statement. */
+const PART = 200_000;
+/** Workspaces that one statement folds. */
+const WORKSPACES = 500;
+/** How often periods are closed, and rows that calls have replaced are taken back. */
+const KEEP_MS = 60_000;
+/** A period takes what is late for so long, in hours; then it is closed. */
+export const GRACE_HOURS = 72;
+/** After a restore the roll-up stands until somebody rebuilds; so often it looks whether that was done. */
+const STUCK_MS = 60_000;
+const AT_ONCE = 100;
+
+export type UsageRollupDeps = ServiceDeps & { readonly db: Database };
+
+/** The roll-up as a service. */
+export function usageRollup(deps: UsageRollupDeps): Service {
+  const { clock, log } = deps;
+  let most: number | null = null;
+  let keptAt = clock.elapsed() - KEEP_MS;
+  const reconciler = new UsageReconciler(deps);
+  let isStuck = false;
+
+  return periodic('usage_rollup', deps, async () => {
+    try {
+      const { events, isComplete } = await rollUp(deps, most);
+      isStuck = false;
+      if (isComplete) most = null;
+      if (clock.elapsed() - keptAt >= KEEP_MS) {
+        keptAt = clock.elapsed();
+        await keepPeriods(deps);
+        await reconciler.begin();
+      }
+      await reconciler.step();
+      return isComplete ? (events > 0 ? BUSY_MS : IDLE_MS) * (0.9 + Math.random() * 0.2) : 0;
+    } catch (error) {
+      if (isSerializationFailure(error)) return BUSY_MS * Math.random();
+      if (isLockTimeout(error)) return BUSY_MS;
+      if (isStatementTimeout(error)) {
+        log.warn(
+          { event: 'usage_backlog', err: error },
+          'too many events for one pass: they are taken in parts',
+        );
+        most = most === null ? PART : Math.max(1_000, Math.floor(most / 2));
+        return 0;
+      }
+      if (!isFromAnotherServer(error)) throw error;
+      if (!isStuck) {
+        isStuck = true;
+        log.error(
+          { event: 'usage_restored', err: error, next_step: 'Run: agentd usage rebuild' },
+          'the database was restored: usage is not summed up until it is rebuilt',
+        );
+      }
+      return STUCK_MS;
+    }
+  });
+}
+
+/** One pass: follows changed periods, gathers, folds. Events are 0, too, when another node was at it. */
+export async function rollUp(
+  deps: UsageRollupDeps,
+  most: number | null = null,
+): Promise<{ events: number; isComplete: boolean }> {
+  const { db, clock, metrics, log } = deps;
+  try {
+    const recut = await recutUsage(db, AT_ONCE);
+    if (recut > 0)
+      log.info({ event: 'usage_periods_recut', workspaces: recut }, 'periods follow a changed zone or plan');
+  } catch (error) {
+    // somebody holds what is to be changed, or a pass is under way: the request stays
+    if (!isLockTimeout(error)) throw error;
+  }
+  const from = clock.elapsed();
+  const gathered = await gatherUsage(db, most);
+  const between = clock.elapsed();
+  if (gathered) {
+    if (gathered.events > 0) metrics.usage.gathered(gathered.events, (between - from) / 1000);
+  }
+  const folded = await foldAll(deps);
+  if (folded > 0) metrics.usage.folded((clock.elapsed() - between) / 1000);
+  if (gathered && gathered.lagMs !== null) {
+    metrics.usage.lag((gathered.lagMs + clock.elapsed() - between) / 1000);
+  }
+  return { events: gathered?.events ?? 0, isComplete: gathered?.isComplete ?? true };
+}
+
+/** Folds what is there, workspace after workspace. One that somebody holds keeps its deltas, and nobody else's. */
+export async function foldAll(deps: Pick<UsageRollupDeps, 'db'>): Promise<number> {
+  let after: string | null = null;
+  let limit = WORKSPACES;
+  let alone = 0;
+  let deltas = 0;
+  for (;;) {
+    let folded: Awaited<ReturnType<typeof foldUsage>>;
+    try {
+      folded = await foldUsage(deps.db, after, limit);
+    } catch (error) {
+      if (!isLockTimeout(error)) throw error;
+      if (limit === 1) {
+        // whose row it is, and on to the next
+        const [next]: { id: string | null }[] = await deps.db.query(
+          `select min(workspace_id::text)::uuid as id from agentd.usage_deltas
+            where workspace_id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')`,
+          [after],
+        );
+        if (!next?.id) return deltas;
+        after = next.id;
+      } else {
+        limit = 1;
+        alone = WORKSPACES;
+      }
+      continue;
+    }
+    if (!folded?.lastId) return deltas;
+    deltas += folded.deltas;
+    after = folded.lastId;
+    if (limit === 1 && --alone === 0) limit = WORKSPACES;
+  }
+}
+
+/** What is due now and then, each apart from the others. */
+async function keepPeriods(deps: UsageRollupDeps): Promise<void> {
+  const { db, log } = deps;
+  const voided = await voidCountedRows(db, 10_000);
+  if (voided > 0)
+    log.info(
+      { event: 'usage_rows_voided', conversations: voided },
+      'conversations that calls have counted too were taken back',
+    );
+  let closed = 0;
+  for (let more = AT_ONCE; more === AT_ONCE; closed += more)
+    more = await closeUsagePeriods(db, GRACE_HOURS, AT_ONCE);
+  if (closed > 0)
+    log.info({ event: 'usage_periods_closed', periods: closed }, 'periods of usage were closed');
+}
+
+const codeOf = (error: unknown): unknown => (error as { code?: unknown } | null)?.code;
+const isSerializationFailure = (error: unknown): boolean => codeOf(error) === '40001';
+const isFromAnotherServer = (error: unknown): boolean => codeOf(error) === '55000';

@@ -1,0 +1,54 @@
+/** The protocol's own example server as a peer over HTTP, in a process of its own. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createServer } from 'node:net';
+import { fileURLToPath } from 'node:url';
+
+const ENTRY = fileURLToPath(
+  new URL('../../node_modules/@modelcontextprotocol/server-everything/dist/index.js', import.meta.url),
+);
+
+export type EverythingServer = {
+  /** What a connection's server_url is. */
+  readonly url: string;
+  readonly port: number;
+  [Symbol.asyncDispose](): Promise<void>;
+};
+
+/** Starts it with Streamable HTTP, or with server-sent events alone; resolves when it listens. */
+export async function startEverything(transport: 'streamableHttp' | 'sse'): Promise<EverythingServer> {
+  const port = await freePort();
+  const child = spawn(process.execPath, [ENTRY, transport], {
+    env: { PATH: process.env.PATH, PORT: String(port) },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  });
+  let said = '';
+  await new Promise<void>((resolve, reject) => {
+    child.stderr.on('data', (data: Buffer) => {
+      said += data.toString();
+      if (/(?:listening|running) on port/.test(said)) resolve();
+    });
+    child.once('exit', (code) => reject(new Error(`The server ended with ${code}: ${said}`)));
+  });
+  return {
+    url: `http://127.0.0.1:${port}/${transport === 'sse' ? 'sse' : 'mcp'}`,
+    port,
+    async [Symbol.asyncDispose]() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = once(child, 'exit');
+      child.kill('SIGKILL');
+      await gone;
+    },
+  };
+}
+
+/** A port that was free a moment ago. */
+export async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const address = server.address();
+  server.close();
+  await once(server, 'close');
+  if (address === null || typeof address === 'string') throw new Error('No port.');
+  return address.port;
+}
