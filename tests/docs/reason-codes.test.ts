@@ -73,10 +73,7 @@ function codesOfSource(): Set<string> {
 
 /** The codes in the first column of the tables under "Reason codes". */
 function codesOfDocument(): Set<string> {
-  const section = document.slice(
-    document.indexOf('\n## Reason codes'),
-    document.indexOf('\n## What is on the way'),
-  );
+  const section = document.slice(document.indexOf('\n## Reason codes'));
   const firstCells = all(section, /^\| (`[^|]*`) \|/gm);
   return new Set(firstCells.flatMap((cell) => all(cell, /`([a-z_]+)`/g)));
 }

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -112,5 +112,32 @@ describe('an agent calls the protocol’s example server', () => {
     );
     expect(row?.reason_code).toBe('not_listed');
     await rm(file, { force: true });
+  });
+
+  test('over a command that reads files, and reads none outside of its folder', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'files-'));
+    await writeFile(join(folder, 'prices.txt'), 'A sack of green coffee costs 310 euros.');
+    const entry = fileURLToPath(
+      new URL('../../node_modules/@modelcontextprotocol/server-filesystem/dist/index.js', import.meta.url),
+    );
+    const stdio = { files: { command: process.execPath, args: [entry, folder] } };
+    await using _daemon = await testDaemon(db, model, { env: { AGENTD_MCP_STDIO: JSON.stringify(stdio) } });
+    await toolsSeen(db, await connectAgent(db, platform, 'stdio:files'));
+    calling(
+      { name: 'read_text_file', arguments: { path: join(folder, 'prices.txt'), head: null, tail: null } },
+      { name: 'read_text_file', arguments: { path: '/etc/passwd', head: null, tail: null } },
+    );
+    const id = await startTask(db, platform, 'x');
+    expect(await text(id)).toMatch(/access denied/i);
+    expect(String(model.requests[1]?.body.messages.at(-1)?.content)).toContain('310 euros');
+    expect(
+      await db.query('select status, error_code from public.tool_calls where run_id = $1 order by turn', [
+        id,
+      ]),
+    ).toEqual([
+      { status: 'completed', error_code: null },
+      { status: 'failed', error_code: 'tool_reported_error' },
+    ]);
+    await rm(folder, { recursive: true });
   });
 });
