@@ -123,6 +123,9 @@ describe('agentd demo', { timeout: 150_000 }, () => {
       / active .*Europe\/Berlin .* 1 +\d{4}-\d\d-\d\d \d\d:00:00Z$/,
     );
 
+    // messages: what she posted; task_runs and tool_calls are the run's
+    expect(table(stdout, 'workspace_usage')[1]).toMatch(/^\d{4}-\d\d +1 +1 +5 +[\d,]+ +\$0\.\d+ +\d{4}-/);
+
     expect(stdout, 'no colours without a terminal').not.toContain('\u001b');
     expect(await readdir(temporary)).toEqual([]);
   });

@@ -224,6 +224,8 @@ async function tell(
       'From here on agentd acts alone:\n',
   );
   const run = await watch(daemon, output, say, taskId, signal);
+  const { untilSummed } = await import('../demo/watch.ts');
+  await untilSummed(daemon.db, run.id, PATIENCE_MS / 5, signal);
   const rows = await rowsOfRun(daemon.db, run.id);
   if (output.json) output.data({ run_id: run.id, status: run.status, rows });
   else {

@@ -139,6 +139,20 @@ const SECTIONS: readonly Section[] = [
       { title: 'next_run_at', value: (row) => time(row.next_run_at as Date | null) },
     ],
   },
+  {
+    table: 'workspace_usage',
+    sql: `select to_char(u.month, 'YYYY-MM') as month, u.messages, u.task_runs, u.tool_calls, u.tokens_used, u.cost_micros, u.rolled_up_at
+            from workspace_usage u join task_runs r on r.workspace_id = u.workspace_id where r.id = $1 order by u.month`,
+    columns: [
+      text('month'),
+      number('messages'),
+      number('task_runs'),
+      number('tool_calls'),
+      number('tokens_used'),
+      number('cost_micros', cost),
+      { title: 'rolled_up_at', value: (row) => time(row.rolled_up_at as Date | null) },
+    ],
+  },
 ];
 
 /** The rows of a run by table, read in one snapshot of each table. */

@@ -1,4 +1,5 @@
 /** A run as a person watches it: the journal read again and again, and every change told once. */
+import { sleep, systemClock } from '../clock.ts';
 import { cost, count, duration } from '../commands/format.ts';
 import { oneLine } from '../commands/output.ts';
 import { shortArguments } from '../commands/run-timeline.ts';
@@ -116,4 +117,23 @@ function rank({ key }: Event): number {
   if (key.startsWith('call')) return 1;
   if (key.startsWith('tool')) return 2;
   return key.startsWith('step') ? 4 : 0;
+}
+
+/** Resolves when the run is in its workspace's usage, or after `patienceMs`: sums follow their events within a second or two. */
+export async function untilSummed(
+  db: Queryable,
+  runId: string,
+  patienceMs: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const deadline = performance.now() + patienceMs;
+  while (performance.now() < deadline) {
+    const [row] = await db.query<{ isSummed: boolean }>(
+      `select exists (select from public.workspace_usage u join public.task_runs r on r.workspace_id = u.workspace_id
+                       where r.id = $1 and u.task_runs > 0) as "isSummed"`,
+      [runId],
+    );
+    if (row?.isSummed) return;
+    await sleep(systemClock, 100, signal);
+  }
 }

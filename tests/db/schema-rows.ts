@@ -179,6 +179,14 @@ export const newRow: Readonly<Record<string, (at: Place) => Columns>> = {
     month: '2030-01-01',
     metric: 'messages',
   }),
+  usage_warnings: (at) => ({
+    workspace_id: at.workspace,
+    month: '2030-01-01',
+    metric: 'messages',
+    threshold: 80,
+    max_amount: Math.floor(Math.random() * 1e9),
+    used_amount: 1,
+  }),
 };
 
 /** A new row of a table that belongs to the platform. */
@@ -212,7 +220,7 @@ export type Rows = {
 
 const keyOf: Readonly<Record<string, string>> = {
   user_preferences: 'user_id',
-  usage_event_keys: 'workspace_id',
+  usage_event_keys: 'idempotency_key',
   usage_quarter_hours: 'workspace_id',
   workspace_usage_counters: 'workspace_id',
 };
