@@ -130,7 +130,7 @@ async function shareWithJob(pool: pg.Pool): Promise<number> {
   return rows[0]?.share ?? 0;
 }
 
-async function findPgbench(): Promise<string> {
+export async function findPgbench(): Promise<string> {
   const folders = [
     ...(process.env.PATH ?? '').split(':'),
     ...[18, 17, 16, 15].map((version) => `/usr/lib/postgresql/${version}/bin`),

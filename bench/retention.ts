@@ -17,9 +17,9 @@ import type { Result } from './support/result.ts';
 import { median, ms, percentile, perSecond } from './support/stats.ts';
 
 /** Old runs, each with four calls of models. */
-const ROWS = Number(process.env.BENCH_ROWS ?? 200_000);
+const ROWS = Number(process.env.BENCH_ROWS ?? 400_000);
 const CALLS = 4;
-const SECONDS = Number(process.env.BENCH_SECONDS ?? 10);
+const SECONDS = Number(process.env.BENCH_SECONDS ?? 8);
 const ROUNDS = Number(process.env.BENCH_ROUNDS ?? 5);
 /** Writes a second: a third of what the two cores manage. */
 const RATE = Number(process.env.BENCH_RATE ?? 150);

@@ -30,6 +30,7 @@ const names = [
   'retention',
   'mcp-refresh',
   'usage',
+  'limits',
   'oauth',
   'soak',
 ];

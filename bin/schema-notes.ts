@@ -203,8 +203,9 @@ export const domains: readonly Domain[] = [
       workspace_usage: workers('Usage by month, or by the period of a subscription, as the plan says.'),
       workspace_usage_counters: workers(
         'The counters against which limits are checked.',
-        'conversations, through `increment_conversation_count()`',
+        'conversations, through `increment_conversation_count()`, what is asked for, through `consume_usage()`',
       ),
+      usage_warnings: workers('That 80 or 100 of a hundred of a limit are used, once a period.'),
     },
   },
   {
@@ -260,6 +261,8 @@ export const domains: readonly Domain[] = [
       'agentd.usage_recuts': workers(''),
       'agentd.usage_drifts': workers(''),
       'agentd.conversation_calls': workers(''),
+      'agentd.member_calls': workers(''),
+      'agentd.workspace_plans': workers(''),
       'agentd.model_prices': workers(''),
       'agentd.dashboard_refreshes': workers(
         'When the figures of dashboards were computed, and how long it took.',

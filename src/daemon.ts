@@ -22,7 +22,14 @@ import {
 import { detectPooling } from './db/pooler.ts';
 import { learnLimit, PLACES_AHEAD, type PlaceAsked, takePlaces } from './db/rate-limits.ts';
 import { loadRetention } from './db/retention-rules.ts';
-import { isLockTimeout, isRefusal, isStatementTimeout, isTransient, retryTransient } from './db/retry.ts';
+import {
+  isLockTimeout,
+  isRefusal,
+  isStatementTimeout,
+  isTransient,
+  LONGEST_DELAY_MS,
+  retryTransient,
+} from './db/retry.ts';
 import { runEnding } from './db/run-ending.ts';
 import {
   type Checkpoint,
@@ -33,6 +40,7 @@ import {
 } from './db/runs.ts';
 import { secretReferences } from './db/secret-references.ts';
 import { storedObjectTask } from './db/stored-objects.ts';
+import { reachedLimits } from './db/usage-limits.ts';
 import { saveWorker, type WorkerRow } from './db/workers.ts';
 import {
   type CredentialParts,
@@ -70,6 +78,7 @@ import { MESSAGE_EMBEDDING, messageEmbedding } from './services/message-embeddin
 import { reconciler } from './services/reconciler.ts';
 import { type SchedulerSignal, scheduler } from './services/scheduler.ts';
 import { TASK_EVENTS, taskEvents } from './services/task-events.ts';
+import { usageLimits } from './services/usage-limits.ts';
 import { usageRollup } from './services/usage-rollup.ts';
 import { vectorSync } from './services/vector-sync.ts';
 import { createMetrics, type Metrics } from './telemetry/metrics.ts';
@@ -231,6 +240,11 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         }),
       { maxItems: 32, maxConcurrent: 2, again: lockedAgain },
     );
+    const limits = new Batcher(
+      (ids: string[]) =>
+        retryTransient(() => reachedLimits(db, ids), { clock, onRetry: retried('reached_limits') }),
+      { maxItems: 100, maxConcurrent: 2 },
+    );
     const places = new Batcher((items: PlaceAsked[]) => takePlaces(db, items, PLACES_AHEAD), {
       maxItems: 100,
       maxConcurrent: 1,
@@ -286,10 +300,13 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       takePlace: (asked) => places.add(asked),
       learn: (learnt) => learnLimit(db, learnt),
     });
+    // workers that live have by then written what they hold
+    const isSteady = (): boolean => time.isSteady(Math.max(leaseSeconds * 500, LONGEST_DELAY_MS + 500));
     credentials = openCredentialParts({
       config,
       db,
       clock,
+      isSteady,
       log,
       secrets: columns,
       metrics: metrics.credentials,
@@ -349,6 +366,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
         admit: () => admitArrivals(db),
         writeCheckpoint: (checkpoint) => checkpoints.add(checkpoint),
         reserveBudget: (request) => reservations.add(request),
+        askLimit: (workspace) => limits.add(workspace),
         limiter,
         ...(traces ? { observe: (run) => traces.run(run) } : {}),
         models: {
@@ -394,9 +412,10 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
     const schedule = scheduler({ db, clock, log, metrics, ...signal });
     const repair = reconciler({ db, clock, log, metrics, time, leaseMs: leaseSeconds * 1000 });
     const lost = lostRuns({ db, clock, log, metrics, leases });
-    const due = credentialSchedule({ db, clock, log, metrics });
+    const due = credentialSchedule({ db, clock, log, metrics, isSteady });
     const figures = dashboards({ db, clock, log, metrics });
     const usage = usageRollup({ db, clock, log, metrics });
+    const allowances = usageLimits({ db, clock, log, metrics });
     const tidying = maintenance({
       db,
       clock,
@@ -512,6 +531,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       lost,
       figures,
       usage,
+      allowances,
       due,
       vectors,
       messages,
@@ -540,13 +560,14 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       const drained = Promise.all(consumers.map((consumer) => consumer.drain(config.drainSeconds * 1000)));
       await moves?.stop();
       await Promise.all(
-        [schedule, repair, figures, usage, due, vectors, messages, events, memories, tidying].map((service) =>
-          service.stop(),
+        [schedule, repair, figures, usage, allowances, due, vectors, messages, events, memories, tidying].map(
+          (service) => service.stop(),
         ),
       );
       // the heartbeat goes on: a worker that drains is not dead
       alive.wake();
       await drained;
+      await credentials?.drained();
       await Promise.all([alive, lost].map((service) => service.stop()));
       await listener.stop();
       await saveWorker(db, { ...row(), state: 'stopped', running: 0 });

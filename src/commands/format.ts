@@ -5,7 +5,9 @@ const NONE = '–';
 
 /** `2026-03-08 14:05:09Z`: seconds are enough, and the Z says which clock. */
 export function time(at: Date | null): string {
-  return at === null ? NONE : `${at.toISOString().slice(0, 19).replace('T', ' ')}Z`;
+  // what an application wrote may be infinite, or beyond what a Date holds
+  if (at === null || Number.isNaN(new Date(at).getTime())) return NONE;
+  return `${at.toISOString().slice(0, 19).replace('T', ' ')}Z`;
 }
 
 /** Milliseconds as `320 ms`, `4.21 s`, `3 min 05 s`, `2 h 10 min` or `5 d 3 h`. */

@@ -17,7 +17,7 @@ import { CommandError, UsageError } from './errors.ts';
 import { count, cut, duration, orDash, shortId, time } from './format.ts';
 import { asOperator } from './operator.ts';
 import { wholeNumber } from './options.ts';
-import type { Output, Style } from './output.ts';
+import { type Output, oneLine, type Style } from './output.ts';
 import { workspaceOf } from './workspace.ts';
 
 type Json = { readonly json?: boolean };
@@ -190,20 +190,20 @@ function printConnection(
   }: { connection: ConnectionReport; tools: readonly ToolReport[]; looks: readonly RefreshReport[] },
 ): void {
   const { name, agent, workspace, state } = connection;
-  output.line(`${name}, of ${agent} in ${workspace}: ${output.paint(STYLES[state], state)}`);
+  output.line(`${oneLine(`${name}, of ${agent} in ${workspace}`)}: ${output.paint(STYLES[state], state)}`);
   output.line(`  id         ${connection.id}`);
-  output.line(`  server     ${shownUrl(connection.server_url)}`);
+  output.line(`  server     ${oneLine(shownUrl(connection.server_url))}`);
   const info = connection.server_info;
   if (info)
     output.line(
-      `  says       ${cut(`${info.name} ${info.version}, ${info.protocolVersion}, ${info.transport}`, 120)}`,
+      `  says       ${cut(oneLine(`${info.name} ${info.version}, ${info.protocolVersion}, ${info.transport}`), 120)}`,
     );
   output.line(`  signs in   ${connection.auth_type}`);
   output.line(`  changes    ${connection.change_policy}`);
   output.line(`  tools      ${toolsOf(connection)}`);
   output.line(`  next look  ${time(connection.next_refresh_at)}`);
   if (connection.reason_code !== null)
-    output.line(`  reason     ${connection.reason_code}: ${cut(connection.reason ?? '', 400)}`);
+    output.line(`  reason     ${connection.reason_code}: ${cut(oneLine(connection.reason ?? ''), 400)}`);
   output.line();
   output.table(
     tools,
@@ -228,7 +228,7 @@ function printConnection(
 
 function lookInWords(look: RefreshReport): string {
   const took = `in ${duration(look.duration_ms)}`;
-  if (look.error_message !== null) return `${look.status} ${took}: ${cut(look.error_message, 300)}`;
+  if (look.error_message !== null) return `${look.status} ${took}: ${cut(oneLine(look.error_message), 300)}`;
   if (look.status === 'unchanged') return `nothing changed, ${took}`;
   return `${look.tools_added} added, ${look.tools_changed} changed, ${look.tools_removed} removed, ${took}`;
 }

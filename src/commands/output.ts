@@ -46,7 +46,7 @@ export function createOutput(stream: Stream, env: Env, json: boolean): Output {
   const paint = (style: Style | null, text: string): string =>
     colours && style !== null ? styleText(style, text, { validateStream: false }) : text;
   const line = (text = ''): void => {
-    stream.write(`${text}\n`);
+    stream.write(`${text.replace(colours ? UNSAFE_STYLED : UNSAFE, ' ')}\n`);
   };
   return {
     json,
@@ -54,7 +54,8 @@ export function createOutput(stream: Stream, env: Env, json: boolean): Output {
     width: stream.columns ?? 100,
     line,
     paint,
-    data: (value, compact = false) => line(compact ? JSON.stringify(value) : JSON.stringify(value, null, 2)),
+    data: (value, compact = false) =>
+      line((compact ? JSON.stringify(value) : JSON.stringify(value, null, 2)).replace(C1, escaped)),
     table(rows, columns, empty) {
       if (rows.length === 0) return line(paint('dim', empty));
       const cells = rows.map((row) => columns.map((column) => oneLine(column.value(row))));
@@ -97,7 +98,16 @@ function plainTable<Row>(
   }
 }
 
-/** What tenants write may hold anything: control characters would move the cursor or forge lines. */
+/** What tenants write may hold anything: control characters would move the cursor or forge lines, marks of direction swap words. */
 export function oneLine(text: string): string {
-  return text.replace(/\p{Cc}+/gu, ' ').trim();
+  return text.replace(/[\p{Cc}\u2028-\u202e\u2066-\u2069]+/gu, ' ').trim();
 }
+
+/** What no line of ours holds: control characters but those of lines and tabs; where there are colours, but those of styles. */
+// biome-ignore lint/suspicious/noControlCharactersInRegex: they are what is taken out
+const UNSAFE = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g;
+// biome-ignore lint/suspicious/noControlCharactersInRegex: as above
+const UNSAFE_STYLED = /\u001b(?!\[[\d;]*m)|[\u0000-\u0008\u000b-\u001a\u001c-\u001f\u007f-\u009f]/g;
+/** Controls that JSON leaves as they are. */
+const C1 = /[\u007f-\u009f]/g;
+const escaped = (character: string): string => `\\u00${character.charCodeAt(0).toString(16)}`;

@@ -17,15 +17,23 @@ export async function nextCredentialDueMs(db: Queryable): Promise<number | null>
   const [row] = await db.query<{ ms: number | null }>({
     name: 'next_credential_due',
     text: `
-select (extract(epoch from min(c.next_refresh_at) - agentd.now()) * 1000)::float8 as ms
-  from public.user_integration_credentials c
- where ((c.next_refresh_at is not null and c.connection_status = 'active' and not c.is_refresh_due) is true)`,
+select (extract(epoch from least(n.at, agentd.now() + interval '1 day') - agentd.now()) * 1000)::float8 as ms
+  from (
+    select min(c.next_refresh_at) as at
+      from public.user_integration_credentials c
+     where ((c.next_refresh_at is not null and c.connection_status = 'active' and not c.is_refresh_due) is true)
+       -- nothing can be taken from infinity, and a row may hold it
+       and c.next_refresh_at > '-infinity') n
+ where n.at is not null`,
   });
   return row?.ms ?? null;
 }
 
 /** A job that is active for so long without anybody's lease on its credential was fetched by a worker that died. */
 const CLAIM_PATIENCE = `interval '30 seconds'`;
+/** A lease that lies far ahead is of a clock that was wrong. */
+const UNHELD = `(c.refresh_lease_until is null or c.refresh_lease_until <= agentd.now()
+                 or c.refresh_lease_until > agentd.now() + interval '10 minutes')`;
 
 /** Credentials whose worker is gone, and those whose job is, wait again. Returns how many. */
 export async function requeueLostCredentials(db: Queryable): Promise<number> {
@@ -35,7 +43,7 @@ export async function requeueLostCredentials(db: Queryable): Promise<number> {
       text: `
 with admitted as materialized (
   select c.id, c.job_id from public.user_integration_credentials c
-   where c.job_id is not null and (c.refresh_lease_until is null or c.refresh_lease_until <= agentd.now())
+   where c.job_id is not null and ${UNHELD}
    limit 5000
 ),
 lost as (
@@ -46,7 +54,7 @@ lost as (
 ),
 locked as (
   select c.id, c.job_id from public.user_integration_credentials c join lost l on l.id = c.id and l.job_id = c.job_id
-   where c.refresh_lease_until is null or c.refresh_lease_until <= agentd.now()
+   where ${UNHELD}
      for no key update of c skip locked
 ),
 dropped as materialized (

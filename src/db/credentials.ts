@@ -46,12 +46,15 @@ export type CredentialClaim = Pick<ClaimedCredential, 'id' | 'lease' | 'token_ve
 /**
  * Claims a credential for one refresh; null where another has it, the request is an older one, or it is not active.
  *
- * @param request the job's; null: whoever needs a token now
+ * @param wanted.request the job's; null: whoever needs a token now
+ * @param mayTakeOver whether a lease that looks lapsed has, also where a refresh was sent under it: right after the database was away its
+ *   holder may be about to store the answer
  */
 export async function claimCredential(
   db: Queryable,
   wanted: { readonly id: string; readonly workspaceId: string; readonly request: number | null },
   leaseSeconds: number,
+  mayTakeOver = true,
 ): Promise<ClaimedCredential | null> {
   const [row] = await db.query<ClaimedCredential>(
     {
@@ -64,6 +67,7 @@ with claimed as (
      and ($3::integer is null or (c.refresh_request = $3 and c.is_refresh_due and c.job_id is not null))
      -- one that lies far ahead is of a clock that was wrong
      and (c.refresh_lease_until is null or c.refresh_lease_until <= agentd.now() or c.refresh_lease_until > agentd.now() + interval '10 minutes')
+     and ($5 or c.refresh_lease_until is null or c.refresh_started_at is null)
   returning c.*
 )
 select c.id, c.workspace_id, c.credential_type, c.refresh_lease_token as lease, c.token_version, c.refresh_failures,
@@ -71,7 +75,9 @@ select c.id, c.workspace_id, c.credential_type, c.refresh_lease_token as lease, 
        c.token_expires_at, c.scopes_granted, c.connection_metadata,
        jsonb_build_object('id', s.id, 'name', s.name, 'token_endpoint', s.token_endpoint,
                           'configuration_metadata', s.configuration_metadata) as provider,
-       greatest(coalesce(extract(epoch from p.blocked_until - agentd.now()) * 1000, 0), 0)::float8 as blocked_ms,
+       -- nobody blocks for longer: that was a clock that was wrong
+       case when p.blocked_until between agentd.now() and agentd.now() + interval '10 minutes'
+            then extract(epoch from p.blocked_until - agentd.now()) * 1000 else 0 end::float8 as blocked_ms,
        (select jsonb_build_object('id', r.id, 'access_token', r.access_token, 'refresh_token', r.refresh_token,
                                   'expires_in_ms', extract(epoch from r.expires_at - agentd.now()) * 1000)
           from agentd.rescued_tokens r
@@ -81,7 +87,7 @@ select c.id, c.workspace_id, c.credential_type, c.refresh_lease_token as lease, 
   join public.service_providers s on s.id = c.service_provider_id
   left join agentd.provider_states p on p.service_provider_id = s.id`,
     },
-    [wanted.id, wanted.workspaceId, wanted.request, leaseSeconds],
+    [wanted.id, wanted.workspaceId, wanted.request, leaseSeconds, mayTakeOver],
   );
   return row ?? null;
 }
@@ -179,6 +185,10 @@ export type CredentialNow = {
   readonly is_held: boolean;
 };
 
+/** A time that a user may have written: nothing can be taken from infinity. */
+const bounded = (time: string): string =>
+  `case when ${time} is not null then least(greatest(${time}, agentd.now() - interval '10 years'), agentd.now() + interval '10 years') end`;
+
 /** Reads a credential of a workspace; null: there is none there. */
 export async function credentialNow(
   db: Queryable,
@@ -190,10 +200,11 @@ export async function credentialNow(
       text: `
 select c.credential_type, c.connection_status, c.reason_code, c.reason, c.token_version, c.vault_access_token_id as access_token,
        c.vault_refresh_token_id as refresh_token, c.refresh_failures,
-       (extract(epoch from c.token_expires_at - agentd.now()) * 1000)::float8 as expires_in_ms,
-       (extract(epoch from agentd.now() - c.last_refreshed_at) * 1000)::float8 as refreshed_ms_ago,
-       (extract(epoch from c.next_refresh_at - agentd.now()) * 1000)::float8 as again_in_ms,
-       coalesce(c.refresh_lease_until > agentd.now(), false) as is_held
+       (extract(epoch from ${bounded('c.token_expires_at')} - agentd.now()) * 1000)::float8 as expires_in_ms,
+       (extract(epoch from agentd.now() - ${bounded('c.last_refreshed_at')}) * 1000)::float8 as refreshed_ms_ago,
+       (extract(epoch from ${bounded('c.next_refresh_at')} - agentd.now()) * 1000)::float8 as again_in_ms,
+       -- as the claim has it
+       coalesce(c.refresh_lease_until > agentd.now() and c.refresh_lease_until <= agentd.now() + interval '10 minutes', false) as is_held
   from public.user_integration_credentials c
  where c.id = $1 and c.workspace_id = $2`,
     },

@@ -58,6 +58,12 @@ export class DatabaseTime {
     );
   }
 
+  /** Whether it has gone on evenly for so many milliseconds, and the database was heard of lately. */
+  isSteady(ms: number): boolean {
+    const isHeard = this.#heardAt !== null && this.#clock.elapsed() - this.#heardAt <= this.#gapMs;
+    return isHeard && this.steadyMs() >= ms;
+  }
+
   /** Milliseconds for which the database's time has gone on evenly; infinite while nothing else was seen. */
   steadyMs(): number {
     return this.#clock.elapsed() - this.#brokenAt;

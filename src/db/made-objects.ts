@@ -357,8 +357,8 @@ export const MADE_OBJECTS = `
 0009_billing | index | public | workspace_usage_pkey | workspace_usage
 0009_billing | index | public | workspace_usage_workspace_month_key | workspace_usage
 0009_billing | index | public | workspace_usage_counters_pkey | workspace_usage_counters
-0009_billing | table | public | pricing_plans | id uuid, name text, description text, stripe_price_id text, price_monthly numeric, price_yearly numeric, conversation_limit integer, message_limit bigint, token_limit bigint, is_default boolean, features jsonb, created_at timestamp with time zone, updated_at timestamp with time zone, usage_period text
-0009_billing | table | public | workspace_subscriptions | id uuid, workspace_id uuid, user_id uuid, plan_id uuid, stripe_subscription_id text, status subscription_status, current_period_start timestamp with time zone, current_period_end timestamp with time zone, end_date timestamp with time zone, created_at timestamp with time zone, updated_at timestamp with time zone
+0009_billing | table | public | pricing_plans | id uuid, name text, description text, stripe_price_id text, price_monthly numeric, price_yearly numeric, conversation_limit integer, message_limit bigint, token_limit bigint, is_default boolean, features jsonb, created_at timestamp with time zone, updated_at timestamp with time zone, usage_period text, grace_days integer, limit_policy text
+0009_billing | table | public | workspace_subscriptions | id uuid, workspace_id uuid, user_id uuid, plan_id uuid, stripe_subscription_id text, status subscription_status, current_period_start timestamp with time zone, current_period_end timestamp with time zone, end_date timestamp with time zone, created_at timestamp with time zone, updated_at timestamp with time zone, past_due_since timestamp with time zone
 0009_billing | table | public | billing_invoices | id uuid, workspace_id uuid, stripe_invoice_id text, amount numeric, currency text, status text, invoice_url text, created_at timestamp with time zone
 0009_billing | table | public | usage_events | id uuid, workspace_id uuid, agent_id uuid, run_id uuid, metric text, quantity bigint, cost_micros bigint, idempotency_key text, dimensions jsonb, occurred_at timestamp with time zone, recorded_at timestamp with time zone, xid xid8
 0009_billing | table | public | usage_event_keys | workspace_id uuid, idempotency_key text, recorded_at timestamp with time zone
@@ -498,4 +498,9 @@ export const MADE_OBJECTS = `
 0036_housekeeping | index | public | chat_messages_temporary_idx | chat_messages
 0036_housekeeping | index | public | agent_messages_temporary_idx | agent_messages
 0036_housekeeping | index | public | media_library_storage_path_idx | media_library
+0037_limits_and_periods | function | public | consume_usage(uuid, text, bigint, text) | boolean
+0037_limits_and_periods | function | public | settle_usage(uuid, text, text, bigint) | boolean
+0037_limits_and_periods | index | public | usage_warnings_pkey | usage_warnings
+0037_limits_and_periods | index | public | usage_warnings_once | usage_warnings
+0037_limits_and_periods | table | public | usage_warnings | id uuid, workspace_id uuid, month date, metric text, threshold integer, max_amount bigint, used_amount bigint, created_at timestamp with time zone
 `;

@@ -19,6 +19,8 @@ export type OfferedTool = {
 /** Tools of one request, and characters of their functions: what is beyond is left out, the newest connections' first. */
 const MAX_OFFERED = 120;
 const MAX_OFFERED_CHARACTERS = 1_000_000;
+/** Connections of an agent whose tools are looked through, the oldest: each may have a thousand. */
+const MAX_CONNECTIONS = 100;
 
 /**
  * The usable tools of an agent's active connections, the oldest connection's first, then by name; `left_out` more did not fit.
@@ -34,38 +36,52 @@ export async function offeredTools(
     {
       name: 'offered_mcp_tools',
       text: `
-with candidate as materialized (
-  select c.id as connection_id, c.connection_name, c.credential_id, c.server_url, t.tool_name, t.function_name, t.pinned_hash,
-          t.openai_schema, t.tool_schema -> 'annotations' as annotations,
-         row_number() over (order by c.created_at, c.id, t.tool_name collate "C") as n, count(*) over () as total
+with connected as materialized (
+  select c.id, c.connection_name, c.credential_id, c.server_url, c.created_at
     from public.agents a
     join public.agent_mcp_connections c on c.agent_id = a.id and c.is_active
-    join public.mcp_tools_cache t on t.connection_id = c.id and not t.is_quarantined and t.function_name is not null
-                                 and t.pinned_hash = t.schema_hash
     left join public.mcp_servers s on s.id = c.mcp_server_id
     left join public.mcp_configurations k on k.id = s.config_id
    where a.id = $1 and a.workspace_id = $2 and coalesce(k.is_enabled, true)
      and (c.credential_id is null or exists (
        select 1 from public.agent_integration_permissions p
         where p.agent_id = a.id and p.connection_id = c.credential_id and p.is_active))
-     and (cardinality($3::text[]) = 0 or exists (
-       select 1 from unnest($3::text[]) as name
-        where right(name, length(t.function_name)) = t.function_name or right(name, length(t.tool_name)) = t.tool_name))
+   order by c.created_at, c.id limit $6
+),
+-- without the schemas, which may be large
+candidate as materialized (
+  select t.id, c.id as connection_id, c.connection_name, c.credential_id, c.server_url, t.tool_name, t.function_name, t.pinned_hash,
+         row_number() over (order by c.created_at, c.id, t.tool_name collate "C") as n, count(*) over () as total
+    from connected c
+    join public.mcp_tools_cache t on t.connection_id = c.id and not t.is_quarantined and t.function_name is not null
+                                 and t.pinned_hash = t.schema_hash
+   -- a subquery of its own, so that it is hashed: a server has a thousand tools, and a task may select as many
+   where cardinality($3::text[]) = 0
+      or t.function_name in (select unnest($3::text[])) or t.tool_name in (select unnest($3::text[]))
    order by n limit $4
 ),
 sized as (
-  select x.*, sum(length(x.openai_schema::text)) over (order by x.n) as characters from candidate x
+  select x.*, t.openai_schema, t.tool_schema -> 'annotations' as annotations,
+         sum(length(t.openai_schema::text)) over (order by x.n) as characters
+    from candidate x join public.mcp_tools_cache t on t.id = x.id
 )
 select connection_id, connection_name, credential_id, server_url, tool_name, function_name, pinned_hash, openai_schema, annotations,
        total
   from sized where characters <= $5 order by n`,
     },
-    [of.agentId, of.workspaceId, of.selected, MAX_OFFERED, MAX_OFFERED_CHARACTERS],
+    [of.agentId, of.workspaceId, namesIn(of.selected), MAX_OFFERED, MAX_OFFERED_CHARACTERS, MAX_CONNECTIONS],
   );
   return {
     tools: rows.map(({ total: _, ...tool }) => tool),
     leftOut: rows.length === 0 ? 0 : (rows[0]?.total ?? 0) - rows.length,
   };
+}
+
+/** What of a selected name may be a tool's: all of it, or what stands after a connection's name, which may have slashes too. */
+function namesIn(selected: readonly string[]): readonly string[] {
+  const after = (name: string): string[] =>
+    [...name.slice(0, 1_000).matchAll(/\//g)].slice(0, 20).map(({ index }) => name.slice(index + 1));
+  return [...new Set(selected.flatMap((name) => [name, ...after(name)]))];
 }
 
 const server = (row: string): string => `jsonb_build_object(

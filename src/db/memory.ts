@@ -71,11 +71,15 @@ export type ClaimedMemory = {
 /** Of one store at once, so that a slow one has not all of a daemon's hands. */
 const OF_STORE = 2;
 
-/** Takes runs that are due, of each store a few. What is not settled within `leaseSeconds` is taken again, by anybody. */
+/**
+ * Takes runs that are due, of each store a few, of those that are `busy` none. What is not settled within `leaseSeconds` is taken again, by
+ * anybody.
+ */
 export async function claimMemories(
   db: Queryable,
   limit: number,
   leaseSeconds: number,
+  busy: readonly string[],
 ): Promise<ClaimedMemory[]> {
   const rows = await db.query<
     Omit<ClaimedMemory, 'memory'> & Partial<MemoryStore & TalkRow> & { store_workspace_id: string | null }
@@ -91,13 +95,17 @@ with recursive stores as (
 ),
 due as (
   select n.run_id
-    from stores s
+    from (
+      select w.datastore_id from stores w
+       where w.datastore_id <> all ($3::uuid[])
+         and exists (select 1 from agentd.memory_outbox o where o.datastore_id = w.datastore_id and o.due_at <= agentd.now())
+       order by random() limit $1) s
    cross join lateral (
      select o.run_id from agentd.memory_outbox o
       where o.datastore_id = s.datastore_id and o.due_at <= agentd.now()
       order by o.due_at limit ${OF_STORE}
         for update skip locked) n
-   order by random() limit $1
+   limit $1
 ),
 claimed as (
   update agentd.memory_outbox o
@@ -112,7 +120,7 @@ select c.*, m.workspace_id as store_workspace_id, m.config, m.thread, r.workspac
   left join public.task_runs r on r.id = c.run_id and r.status = 'completed'
   left join lateral agentd.memory_of(r) m on m.datastore_id = c.datastore_id`,
     },
-    [limit, leaseSeconds],
+    [limit, leaseSeconds, busy],
   );
   return rows.map((row) => ({
     run_id: row.run_id,

@@ -23,13 +23,14 @@ export async function endpointFailed(
       name: 'endpoint_failed',
       text: `
 insert into agentd.provider_states as p (service_provider_id, failures, blocked_until, alarm_since, reason_code, reason, updated_at)
-select s.id, 1, agentd.now() + $2::double precision * interval '1 millisecond', case when $3 then agentd.now() end, $4, $5, agentd.now()
+select s.id, (not $3)::integer, agentd.now() + $2::double precision * interval '1 millisecond', case when $3 then agentd.now() end, $4, $5, agentd.now()
   from public.service_providers s where s.id = $1
 on conflict (service_provider_id) do update
-   set failures = least(p.failures, 1000000) + 1,
+   -- one that refuses our client answers: an odd token of one tenant's may be why, and keeps nobody else from asking
+   set failures = least(p.failures, 1000000) + excluded.failures,
        blocked_until = greatest(
          p.blocked_until, excluded.blocked_until,
-         case when p.failures + 1 >= ${FAILURES}
+         case when not $3 and p.failures + 1 >= ${FAILURES}
               then agentd.now() + make_interval(secs => least(2 ^ least(p.failures + 2 - ${FAILURES}, 10), ${LONGEST_BLOCK_SECONDS})) end),
        alarm_since = case when $3 then coalesce(p.alarm_since, agentd.now()) else p.alarm_since end,
        reason_code = excluded.reason_code, reason = excluded.reason, updated_at = excluded.updated_at

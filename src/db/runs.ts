@@ -167,6 +167,8 @@ export type ClaimedRun = {
   readonly waited_ms: number;
   /** Those of its workspace, agent and task. */
   readonly budgets: readonly ClaimedBudget[];
+  /** Whether its workspace's plan bounds its tokens. */
+  readonly has_token_limit: boolean;
   readonly agent: ClaimedAgent | null;
   readonly model: ClaimedModel | null;
   /** The models to fall back to, in their order. */
@@ -196,7 +198,7 @@ const CLAIM: Statement = {
   name: 'claim_runs',
   text: `
 with locked as (
-  select r.id, case when r.reason_code in ('approval_required', 'budget_exhausted') then r.paused_at end as was_paused_at,
+  select r.id, case when r.reason_code in ('approval_required', 'budget_exhausted', 'usage_limit_reached') then r.paused_at end as was_paused_at,
          exists (select 1 from agentd.queue_controls q
                   where q.queue = 'task-run' and q.workspace_id = r.workspace_id) as is_paused
     from public.task_runs r
@@ -265,6 +267,7 @@ select asked.id,
            from public.budgets b
           where b.workspace_id = c.workspace_id and b.is_active
             and (b.agent_id is null or b.agent_id = c.agent_id) and (b.task_id is null or b.task_id = c.task_id)), '[]') as budgets,
+       c.id is not null and agentd.usage_limit(c.workspace_id, 'tokens') is not null as has_token_limit,
        case when c.id is null then r.status end as refused_status,
        case when c.id is not null or r.job_id is null or asked.id in (select s.id from shelved s) then null
             when r.status = 'running' then greatest(extract(epoch from r.lease_expires_at - agentd.now()) * 1000, 200)
@@ -663,13 +666,13 @@ finished as materialized (
 told as (
   select count(agentd.notify_run(id, workspace_id, task_id, status, reason_code)) from run
    -- what ended, and what waits for somebody
-   where status in ('completed', 'failed') or reason_code in ('approval_required', 'budget_exhausted')
+   where status in ('completed', 'failed') or reason_code in ('approval_required', 'budget_exhausted', 'usage_limit_reached')
 ),
 spent as materialized (
   select agentd.settle_budgets(jsonb_agg(jsonb_build_object(
            'run', run.id, 'active_ms', run.active_ms, 'calls', run.spend,
            -- nothing stays set aside for a run that makes no call
-           'ended', run.status in ('completed', 'failed') or run.reason_code = 'budget_exhausted'))) as counters
+           'ended', run.status in ('completed', 'failed') or run.reason_code in ('budget_exhausted', 'usage_limit_reached')))) as counters
     from run
    where exists (select 1 from public.budgets b where b.workspace_id = run.workspace_id)
 ),

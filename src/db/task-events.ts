@@ -38,7 +38,8 @@ export async function nextEventInMs(db: Queryable): Promise<number | null> {
     name: 'next_task_event',
     text: `
 select greatest(extract(epoch from min(e.due_at) - agentd.now()) * 1000, 0)::double precision as due_in_ms
-  from (select due_at from agentd.task_events order by workspace_id, due_at, id limit 1000) e`,
+  from (select due_at from agentd.task_events order by workspace_id, due_at, id limit 1000) e
+having count(*) > 0`,
   });
   return row?.due_in_ms ?? null;
 }

@@ -343,6 +343,14 @@ export interface AgentdMcpRemovedTools {
   tool_name: string;
 }
 
+export interface AgentdMemberCalls {
+  called_at: Generated<Timestamp>;
+  id: Generated<number>;
+  looked_at: Generated<Timestamp>;
+  row_key: string | null;
+  workspace_id: string;
+}
+
 export interface AgentdMemoryOutbox {
   attempts: Generated<number>;
   created_at: Generated<Timestamp>;
@@ -793,6 +801,11 @@ export interface AgentdWorkspaceOverview {
   runs_failed: number | null;
   runs_skipped: number | null;
   workspace_id: string | null;
+}
+
+export interface AgentdWorkspacePlans {
+  changes_at: Timestamp | null;
+  workspace_id: string;
 }
 
 export interface AgentdZepGraphs {
@@ -1516,11 +1529,19 @@ export interface PricingPlans {
   created_at: Generated<Timestamp>;
   description: string | null;
   features: Generated<Json>;
+  /**
+   * How many days a subscription goes on that is past_due, or whose trial is over, before its workspace falls back to the default plan.
+   */
+  grace_days: Generated<number>;
   id: Generated<string>;
   /**
    * The plan of every workspace without a live subscription.
    */
   is_default: Generated<boolean>;
+  /**
+   * What a run does whose workspace has used its tokens: wait for the next period or a larger plan, or fail. settings.limit_policy of the workspace goes before.
+   */
+  limit_policy: Generated<string>;
   message_limit: number | null;
   name: string;
   price_monthly: Generated<Numeric>;
@@ -1816,6 +1837,20 @@ export interface UsageQuarterHours {
   workspace_id: string;
 }
 
+export interface UsageWarnings {
+  created_at: Generated<Timestamp>;
+  id: Generated<string>;
+  max_amount: number;
+  metric: string;
+  /**
+   * The period, as in workspace_usage.
+   */
+  month: Timestamp;
+  threshold: number;
+  used_amount: number;
+  workspace_id: string;
+}
+
 export interface UserAgents {
   agent_id: string;
   created_at: Generated<Timestamp>;
@@ -1972,6 +2007,7 @@ export interface WorkspaceSubscriptions {
   current_period_start: Generated<Timestamp>;
   end_date: Timestamp | null;
   id: Generated<string>;
+  past_due_since: Timestamp | null;
   plan_id: string;
   status: Generated<SubscriptionStatus>;
   stripe_subscription_id: string | null;
@@ -2046,6 +2082,7 @@ export interface DB {
   "agentd.maintenance_tasks": AgentdMaintenanceTasks;
   "agentd.mcp_refreshes": AgentdMcpRefreshes;
   "agentd.mcp_removed_tools": AgentdMcpRemovedTools;
+  "agentd.member_calls": AgentdMemberCalls;
   "agentd.memory_outbox": AgentdMemoryOutbox;
   "agentd.message_queue": AgentdMessageQueue;
   "agentd.message_workspaces": AgentdMessageWorkspaces;
@@ -2087,6 +2124,7 @@ export interface DB {
   "agentd.workspace_activity": AgentdWorkspaceActivity;
   "agentd.workspace_doors": AgentdWorkspaceDoors;
   "agentd.workspace_overview": AgentdWorkspaceOverview;
+  "agentd.workspace_plans": AgentdWorkspacePlans;
   "agentd.zep_graphs": AgentdZepGraphs;
   agents: Agents;
   api_connections: ApiConnections;
@@ -2135,6 +2173,7 @@ export interface DB {
   usage_event_keys: UsageEventKeys;
   usage_events: UsageEvents;
   usage_quarter_hours: UsageQuarterHours;
+  usage_warnings: UsageWarnings;
   user_agents: UserAgents;
   user_integration_credentials: UserIntegrationCredentials;
   user_preferences: UserPreferences;

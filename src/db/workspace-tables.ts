@@ -88,6 +88,7 @@ export const BILLING: readonly string[] = [
   'public.workspace_subscriptions',
   'public.workspace_usage',
   'public.workspace_usage_counters',
+  'public.usage_warnings',
   'public.usage_events',
   'public.usage_event_keys',
   'public.usage_quarter_hours',
@@ -98,4 +99,6 @@ export const BILLING: readonly string[] = [
   'agentd.usage_drifts',
   'agentd.usage_recuts',
   'agentd.usage_reservations',
+  'agentd.member_calls',
+  'agentd.workspace_plans',
 ];

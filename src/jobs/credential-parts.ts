@@ -20,6 +20,8 @@ export type CredentialParts = {
   readonly job: Job;
   /** See pipelines/oauth/fresh-token.ts. */
   readonly freshToken: (wanted: Parameters<typeof freshToken>[1]) => Promise<FreshToken>;
+  /** After the last run: refreshes that nobody waits for any more are over. What was sent is not cut off. */
+  drained(): Promise<void>;
   /** After the last job: connections end. */
   close(): Promise<void>;
 };
@@ -33,6 +35,7 @@ export function openCredentialParts(options: {
   readonly secrets: SecretStore;
   readonly metrics: CredentialMetrics;
   readonly onRetry: (error: Error) => void;
+  readonly isSteady?: NonNullable<RefreshDeps['isSteady']>;
   readonly signal?: NonNullable<RefreshDeps['signal']>;
 }): CredentialParts {
   const { config, clock } = options;
@@ -48,11 +51,20 @@ export function openCredentialParts(options: {
     caller,
     providers: loadOAuthProviders(),
     lanes: new HostLanes(Math.max(2, Math.ceil(concurrency * SHARE)), clock),
+    ...(options.isSteady ? { isSteady: options.isSteady } : {}),
     ...(options.signal ? { signal: options.signal } : {}),
+  };
+  const underWay = new Set<Promise<unknown>>();
+  const onRefreshing = (work: Promise<unknown>): void => {
+    const over = work.catch(() => {}).finally(() => underWay.delete(over));
+    underWay.add(over);
   };
   return {
     job: credentialRefreshJob({ ...deps, concurrency }),
-    freshToken: (wanted) => freshToken(deps, wanted),
+    freshToken: (wanted) => freshToken({ ...deps, onRefreshing }, wanted),
+    async drained() {
+      await Promise.all(underWay);
+    },
     close: () => caller.close(),
   };
 }

@@ -40,6 +40,7 @@ export function credentialRefreshJob(deps: CredentialRefreshDeps): Job {
             deps.db,
             { id: credential_id, workspaceId: workspace_id, request },
             CREDENTIAL_LEASE_SECONDS,
+            deps.isSteady?.(),
           ),
         patience,
       ).catch((error: unknown) => {

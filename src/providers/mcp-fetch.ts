@@ -30,11 +30,20 @@ export type Exchange = {
   retryAfterMs: number | null;
   /** Aborted when no answer can come any more, which the client does not notice of every stream. */
   readonly broken: AbortController;
+  /** Messages that were sent: each follows the answer to the one before, as the pages of a listing do. */
+  messages: number;
 };
 
 /** Of an exchange that has met nothing yet. */
 export function newExchange(signal: AbortSignal | null): Exchange {
-  return { signal, failure: null, status: null, retryAfterMs: null, broken: new AbortController() };
+  return {
+    signal,
+    failure: null,
+    status: null,
+    retryAfterMs: null,
+    broken: new AbortController(),
+    messages: 0,
+  };
 }
 
 export type McpFetch = {
@@ -91,6 +100,8 @@ export function mcpFetch(options: McpFetchOptions): McpFetch {
           nextStep: 'Use the URL of the server itself.',
         });
       }
+      if (exchange && isOurs(init.body)) exchange.messages++;
+      const message = exchange?.messages ?? 0;
       const answer = await request(url, {
         dispatcher: agent,
         method: (init.method ?? 'GET') as Dispatcher.HttpMethod,
@@ -99,7 +110,7 @@ export function mcpFetch(options: McpFetchOptions): McpFetch {
         signal: signalOf(init, exchange),
       });
       const isCall = init.method === 'POST';
-      return responseOf(answer, url, { maxBytes, clock, exchange, isCall, count, onEnd });
+      return responseOf(answer, url, { maxBytes, clock, exchange, message, isCall, count, onEnd });
     } catch (error) {
       const failure = fetchError(error, own);
       if (exchange && failure instanceof McpError) exchange.failure = failure;
@@ -142,6 +153,11 @@ function signalOf(init: RequestInit, exchange: Exchange | null): AbortSignal | n
   return given.length === 0 ? null : AbortSignal.any(given);
 }
 
+/** A request or notification; what else is sent answers a request of the server's, in the middle of ours. */
+function isOurs(body: RequestInit['body']): boolean {
+  return typeof body === 'string' && (JSON.parse(body) as { method?: unknown }).method !== undefined;
+}
+
 function isNotification(body: string): boolean {
   return (JSON.parse(body) as { id?: unknown }).id === undefined;
 }
@@ -150,6 +166,8 @@ type Reading = {
   readonly maxBytes: number;
   readonly clock: Clock;
   readonly exchange: Exchange | null;
+  /** Which of the exchange's messages it answers. */
+  readonly message: number;
   /** The answer to a message, in which its result must come. */
   readonly isCall: boolean;
   count(bytes: number): void;
@@ -198,7 +216,7 @@ function answerHeaders(headers: Dispatcher.ResponseData['headers'], type: string
  * one event, and the whole stream may be some times as long.
  */
 function bounded(body: Readable, url: URL, isStream: boolean, reading: Reading): ReadableStream {
-  const { clock, maxBytes, exchange, isCall, count } = reading;
+  const { clock, maxBytes, exchange, message, isCall, count } = reading;
   let total = 0;
   let event = 0;
   let lineIsEmpty = false;
@@ -233,6 +251,8 @@ function bounded(body: Readable, url: URL, isStream: boolean, reading: Reading):
   });
   const cutOff = (): void => {
     if (!isCall || !isStream || goesOn) return;
+    // whoever has sent the next message had the result of this one
+    if (exchange && exchange.messages > message) return;
     fail(
       new McpError('connection_lost', `${originOf(url)} ended its answer before the result.`, {
         transient: true,

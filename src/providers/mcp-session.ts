@@ -86,10 +86,21 @@ export async function openMcpSession(settings: McpSettings, signal: AbortSignal)
   }
 }
 
+/** Before a stream of events that has ended is asked for again, in milliseconds. */
+const STREAM_AGAIN_MS = { least: 1_000, most: 60_000 } as const;
+
 async function openHttp(settings: McpSettings, fetch: McpFetch, signal: AbortSignal): Promise<McpSession> {
   const url = new URL(settings.url);
   try {
-    const transport = new StreamableHTTPClientTransport(url, { fetch: fetch.fetch });
+    const transport = new StreamableHTTPClientTransport(url, {
+      fetch: fetch.fetch,
+      // how soon to come back for a stream that has ended is the server's to say, within bounds
+      reconnectionScheduler: (reconnect, delay) => {
+        const wait = Math.min(STREAM_AGAIN_MS.most, Math.max(STREAM_AGAIN_MS.least, delay));
+        const timer = settings.clock.after(wait, reconnect);
+        return () => timer.cancel();
+      },
+    });
     return await connect(settings, { transport, kind: 'streamable-http', fetch, mode: 'auto' }, signal);
   } catch (error) {
     if (!speaksNoStreamableHttp(error) || signal.aborted) throw error;

@@ -108,13 +108,17 @@ const USERS_OF_PAGE = 100;
  * RemoteStoreError, or the signal's reason; what was deleted by then is gone.
  */
 export async function forgetUsers(client: ZepClient, prefix: string, signal: AbortSignal): Promise<number> {
-  let forgotten = 0;
+  const forgotten = new Set<string>();
+  let before = 0;
   for (let pageNumber = 1; ; ) {
     const page = await readable(signal, () =>
       client.user.listOrdered({ pageNumber, pageSize: USERS_OF_PAGE, search: prefix }),
     );
     const users = Array.isArray(page.users) ? page.users : [];
-    const ids = users.flatMap(({ userId }) => (userId?.startsWith(prefix) ? [userId] : []));
+    // one that is listed for a while after it was deleted is not deleted again
+    const ids = users.flatMap(({ userId }) =>
+      userId?.startsWith(prefix) && !forgotten.has(userId) ? [userId] : [],
+    );
     for (const id of ids) {
       try {
         await readable(signal, () => client.user.delete(id));
@@ -122,9 +126,15 @@ export async function forgetUsers(client: ZepClient, prefix: string, signal: Abo
         // deleted by somebody else meanwhile
         if (!(error instanceof RemoteStoreError && error.code === 'graph_not_found')) throw error;
       }
+      forgotten.add(id);
     }
-    forgotten += ids.length;
-    if (users.length === 0) return forgotten;
+    if (users.length === 0) {
+      if (forgotten.size === before) return before;
+      // while they went, others may have moved to a page that was read
+      before = forgotten.size;
+      pageNumber = 1;
+      continue;
+    }
     // the pages move up as users go
     if (ids.length === 0) pageNumber++;
   }

@@ -15,6 +15,8 @@ export const TASK_EVENTS = 'task-events';
 /** Events of one transaction: some tens of milliseconds. */
 const BATCH = 200;
 const LOOK_MS = 2_000;
+/** What is due and could not be settled is another daemon's, which is at it. */
+const ANOTHERS_MS = 500;
 /** The embedded database sends no notifications. */
 const LOOK_EMBEDDED_MS = 250;
 
@@ -37,7 +39,8 @@ export function taskEvents(deps: TaskEventsDeps): Service {
     await fallAsleep(db, TASK_EVENTS, workerId);
     await workOff();
     const dueInMs = await nextEventInMs(db);
-    return Math.min(dueInMs === null ? LOOK_MS : Math.max(dueInMs, 50), LOOK_MS);
+    if (dueInMs === null) return LOOK_MS;
+    return dueInMs <= 0 ? ANOTHERS_MS : Math.min(Math.max(dueInMs, 50), LOOK_MS);
   });
   return {
     ...loop,

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest';
 import { cost, duration } from '../../src/commands/format.ts';
-import { createOutput } from '../../src/commands/output.ts';
+import { createOutput, oneLine } from '../../src/commands/output.ts';
 
 const ESC = '\u001b';
 
@@ -41,6 +41,22 @@ test('control characters of a value reach neither terminal nor pipe, and a table
     expect(text).toContain('a [31m b');
     expect(text).toContain('nothing here');
   }
+});
+
+test('nor do those in a line, or in JSON, whoever forgot to take them out; marks of direction are no part of a value', () => {
+  for (const isTTY of [true, false]) {
+    let text = '';
+    const write = (part: string): void => {
+      text += part;
+    };
+    const output = createOutput({ isTTY, write }, {}, false);
+    output.line(`name${ESC}]0;title\u0007${ESC}[2J\u009b2J\r${output.paint('red', 'word')}`);
+    output.data({ name: `${ESC}[2J\u009b2J` });
+    expect(text.replaceAll(`${ESC}[31m`, '').replaceAll(`${ESC}[39m`, '')).toMatch(/^[\n\x20-\x7e]*$/);
+    expect(text).toContain('"\\u001b[2J\\u009b2J"');
+    expect(text.includes(`${ESC}[31mword`)).toBe(isTTY);
+  }
+  expect(oneLine('a\u202eb\u2066c\nd')).toBe('a b c d');
 });
 
 test('durations and costs are readable at every size', () => {

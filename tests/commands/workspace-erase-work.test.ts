@@ -153,6 +153,12 @@ test('running work is ended, files, vectors and graphs are deleted, and the neig
   expect((await erase(here.workspaceId)).code).toBe(0);
   expect(await tracesOf(db, here.workspaceId)).toEqual(['agentd.audit_log']);
 
+  // the daemon lets go of it without a failure of its own
+  const failures = daemon.log.filter((line) =>
+    /"event":"(service_failed|job_failed|job_retry)"|"level":"?(error|fatal|50|60)/.test(line),
+  );
+  expect(failures).toEqual([]);
+
   expect([vectorsOf(there) > 0, graphsOf(there)]).toEqual([true, 1]);
   expect(there.files.map(isThere)).toEqual([true, true]);
   const after = await everythingOf(db, there.workspaceId);

@@ -100,3 +100,16 @@ test('a database that was away interrupts, one that fails for a moment does not'
   expect(time.steadyMs()).toBe(700);
   expect(steps).toEqual([]);
 });
+
+test('it is not steady before the first reading, while the database is silent, and for a while after that', async () => {
+  const { clock, time, read } = scene();
+  expect(time.isSteady(2_000)).toBe(false);
+  await read();
+  expect(time.isSteady(2_000)).toBe(true);
+  await clock.advance(5_001);
+  expect(time.isSteady(2_000), 'nothing was heard, and nobody has asked').toBe(false);
+  await read();
+  expect(time.isSteady(2_000)).toBe(false);
+  await clock.advance(2_000);
+  expect(time.isSteady(2_000)).toBe(true);
+});

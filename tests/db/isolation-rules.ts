@@ -144,6 +144,7 @@ export const expectations: Readonly<Record<string, Expectation>> = {
   usage_quarter_hours: record,
   workspace_usage: record,
   workspace_usage_counters: record,
+  usage_warnings: record,
 };
 
 /** What its author still reads once he has left the company: his own, and what he himself said. */

@@ -153,7 +153,7 @@ describe('events', () => {
     ]);
   });
 
-  test('increment_conversation_count counts a call each time, for members only, and turns to counting calls', async () => {
+  test('increment_conversation_count counts a call each time, for members only; only the application’s turns to counting calls', async () => {
     const { workspace, viewer } = await company(db.pool);
     const stranger = await signUp(db.pool);
     await asUser(db.pool, stranger, async (client) => {
@@ -176,14 +176,14 @@ describe('events', () => {
           [workspace],
         ),
       ).toBe(2);
-      expect(
-        await value(
-          client,
-          `select settings ->> 'count_conversations' from public.workspaces where id = $1`,
-          [workspace],
-        ),
-      ).toBe('calls');
     });
+    const way = () =>
+      value(db.pool, `select settings ->> 'count_conversations' from public.workspaces where id = $1`, [
+        workspace,
+      ]);
+    expect(await way()).toBeNull();
+    await db.pool.query('select public.increment_conversation_count($1)', [workspace]);
+    expect(await way()).toBe('calls');
   });
 
   test('get_workspace_usage is the row of the present month, zeros without one, nothing for a stranger', async () => {

@@ -1,15 +1,29 @@
 /** What every kind of answer makes of a credential, asked of a real server and read in the row. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { systemClock } from '../../src/clock.ts';
+import { loadConfig } from '../../src/config.ts';
 import { rescueTokens } from '../../src/db/credential-outcomes.ts';
 import { claimCredential } from '../../src/db/credentials.ts';
+import { openDatabase } from '../../src/db/database.ts';
+import { openCredentialParts } from '../../src/jobs/index.ts';
 import { freshToken } from '../../src/pipelines/oauth/fresh-token.ts';
+import { HostLanes } from '../../src/pipelines/oauth/host-lanes.ts';
 import type { OAuthProvider } from '../../src/providers/oauth-providers.ts';
 import { columnSecretStore } from '../../src/secrets.ts';
+import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { type Fault, type FaultServer, startFaultServer } from '../peers/oauth-provider.ts';
-import { credential, makeCredential, makeProvider, openTokens, outcomes } from '../support/credentials.ts';
-import { type TestDatabase, testDatabase } from '../support/database.ts';
+import {
+  credential,
+  credentialEnv,
+  makeCredential,
+  makeProvider,
+  openTokens,
+  outcomes,
+} from '../support/credentials.ts';
+import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { makePlatform, type Platform } from '../support/platform.ts';
 import { refreshDeps, refreshNow } from '../support/refresh-deps.ts';
+import { until } from '../support/runs.ts';
 import { asUser } from '../support/sessions.ts';
 
 let db: TestDatabase;
@@ -179,6 +193,13 @@ describe('an answer that brings none', () => {
     });
     expect(server.asked).toHaveLength(1);
     expect((await credential(db, second)).refresh_failures).toBe(0);
+    // by a clock that was a day ahead
+    await db.query(
+      `update agentd.provider_states set blocked_until = agentd.now() + interval '1 day' where service_provider_id = $1`,
+      [provider],
+    );
+    server.respond(() => json(good));
+    expect(await refreshNow(deps, await made())).toMatchObject({ kind: 'refreshed' });
   });
 
   test('a refresh whose outcome is unknown makes the next invalid_grant a possible lost rotation', async () => {
@@ -412,6 +433,146 @@ describe('whoever needs a token now', () => {
       code: 'refresh_pending',
       transient: true,
     });
+  });
+});
+
+test('tokens that live shorter than they are wanted for are not asked for at each call', async () => {
+  server.respond(() => json({ ...good, expires_in: 45 }));
+  const wanted = await made();
+  const want = () =>
+    freshToken(deps, {
+      credentialId: wanted.id,
+      workspaceId: wanted.workspaceId,
+      minimumMs: 60_000,
+      waitMs: 5_000,
+      signal: new AbortController().signal,
+    });
+  await Promise.all([want(), want(), want()]);
+  await want();
+  expect(server.asked).toHaveLength(1);
+  // in the second half of its life it is
+  await db.query(
+    `update public.user_integration_credentials
+        set last_refreshed_at = last_refreshed_at - interval '30 seconds', token_expires_at = token_expires_at - interval '30 seconds',
+            token_version = token_version + 1
+      where id = $1`,
+    [wanted.id],
+  );
+  await want();
+  expect(server.asked).toHaveLength(2);
+});
+
+test('a refresh that nobody waits for any more ends before the connections do', async () => {
+  const asked = Promise.withResolvers<void>();
+  const gate = Promise.withResolvers<void>();
+  server.respond(async () => {
+    asked.resolve();
+    await gate.promise;
+    return json(good);
+  });
+  const parts = openCredentialParts({
+    ...deps,
+    config: loadConfig(credentialEnv(server.port)),
+    metrics: createMetrics({ builtInTools: [] }).credentials,
+    onRetry: () => {},
+  });
+  const wanted = await made();
+  const run = new AbortController();
+  const wanting = parts.freshToken({
+    credentialId: wanted.id,
+    workspaceId: wanted.workspaceId,
+    minimumMs: 60_000,
+    waitMs: 60_000,
+    signal: run.signal,
+  });
+  await asked.promise;
+  run.abort(new Error('drain'));
+  await expect(wanting).rejects.toThrow('drain');
+  const closed = parts.drained().then(() => parts.close());
+  gate.resolve();
+  await closed;
+  expect(await credential(db, wanted.id)).toMatchObject({ token_version: 2, refresh_started_at: null });
+});
+
+test('a refresh that was sent is taken over only where its lease surely has lapsed', async () => {
+  const wanted = await made();
+  const claim = (mayTakeOver: boolean) =>
+    claimCredential(db, { ...wanted, request: null }, 60, mayTakeOver).then((found) => found !== null);
+  const lapse = (startedAt: string) =>
+    db.query(
+      `update public.user_integration_credentials
+          set refresh_lease_until = agentd.now() - interval '1 second', refresh_started_at = ${startedAt} where id = $1`,
+      [wanted.id],
+    );
+  expect(await claim(false), 'nobody has had it').toBe(true);
+  await lapse('null');
+  expect(await claim(false), 'nothing was sent').toBe(true);
+  await lapse(`agentd.now() - interval '1 minute'`);
+  expect(await claim(false), 'its holder may be storing the answer').toBe(false);
+  expect(await claim(true)).toBe(true);
+});
+
+describe.skipIf(!onServer)('server-only: a credential whose row somebody holds', () => {
+  const limitedDatabase = () =>
+    openDatabase({
+      url: db.url,
+      embedded: false,
+      max: 4,
+      applicationName: 'test',
+      limits: { lockMs: 50, statementMs: 5_000, answerMs: 10_000 },
+    });
+
+  test('when its answer comes takes no way to the endpoint from others', async () => {
+    const held = await made();
+    const other = await made();
+    const limited = limitedDatabase();
+    const narrow = { ...deps, db: limited, lanes: new HostLanes(1, systemClock) };
+    const holder = await db.pool.connect();
+    const row = 'select 1 from public.user_integration_credentials where id = $1 for update';
+    try {
+      await holder.query('begin');
+      server.respond(async () => {
+        if (server.asked.length === 1) await holder.query(row, [held.id]);
+        return json(good);
+      });
+      const storing = refreshNow(narrow, held);
+      await until('it was answered', () => server.asked.length === 1);
+      expect(await refreshNow(narrow, other)).toMatchObject({ kind: 'refreshed' });
+      expect(await credential(db, held.id)).toMatchObject({ token_version: 1 });
+      await holder.query('rollback');
+      expect(await storing).toMatchObject({ kind: 'refreshed' });
+    } finally {
+      await holder.query('rollback');
+      holder.release();
+      await limited.close();
+    }
+  });
+
+  test('is pending after the time that its caller waits', async () => {
+    const wanted = await made();
+    const limited = limitedDatabase();
+    const holder = await db.pool.connect();
+    try {
+      await holder.query('begin');
+      await holder.query('select 1 from public.user_integration_credentials where id = $1 for update', [
+        wanted.id,
+      ]);
+      const asked = freshToken(
+        { ...deps, db: limited },
+        {
+          credentialId: wanted.id,
+          workspaceId: wanted.workspaceId,
+          minimumMs: 60_000,
+          waitMs: 300,
+          signal: AbortSignal.timeout(20_000),
+        },
+      );
+      await expect(asked).rejects.toMatchObject({ code: 'refresh_pending', transient: true });
+    } finally {
+      await holder.query('rollback');
+      holder.release();
+      await limited.close();
+    }
   });
 });
 

@@ -204,15 +204,20 @@ describe('a listing', () => {
 
   test('whose pages are streams that end is read on, however long the next page takes', async () => {
     const { promise: looked, resolve } = Promise.withResolvers<void>();
-    // whatever is looked at a moment after the end of a stream has been looked at
-    const after: typeof systemClock.after = (ms, fn) =>
-      systemClock.after(ms, () => {
+    let isAsked = false;
+    let looks = 0;
+    // all that is looked at a moment after the end of a stream has been looked at
+    const after: typeof systemClock.after = (ms, fn) => {
+      if (ms < 1_000) looks++;
+      return systemClock.after(ms, () => {
         fn();
-        if (ms < 1_000) resolve();
+        if (ms < 1_000 && --looks === 0 && isAsked) resolve();
       });
+    };
     const url = hostile.serve('/mcp', async ({ message, response }) => {
       const isFirst = message.params?.cursor === undefined;
-      if (!isFirst) await looked;
+      isAsked = !isFirst;
+      if (isAsked) await looked;
       const tools = [plainTool(isFirst ? 'one' : 'two')];
       const result = { tools, ...(isFirst ? { nextCursor: 'more' } : {}) };
       response.writeHead(200, { 'content-type': 'text/event-stream' });
@@ -282,6 +287,33 @@ describe('an event stream', () => {
       expect(performance.now() - before).toBeLessThan(3_000);
     }
   });
+});
+
+test('a server that ends its streams at once and wants them back at once is asked once a second', async () => {
+  let streams = 0;
+  const url = hostile.raw('/again', async (request, response) => {
+    const stream = (): void => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' }).end('id: 1\nretry: 0\ndata:\n\n');
+    };
+    if (request.method !== 'POST') {
+      streams++;
+      return stream();
+    }
+    let text = '';
+    for await (const part of request) text += part;
+    const { id, method, params } = JSON.parse(text);
+    if (id === undefined) return void response.writeHead(202).end();
+    if (method === 'tools/call') return stream();
+    const info = { capabilities: { tools: {} }, serverInfo: { name: 'again', version: '1' } };
+    const result = { ...info, protocolVersion: params?.protocolVersion ?? '2025-06-18' };
+    const answer = method === 'initialize' ? { result } : { error: { code: -32601, message: 'no' } };
+    response
+      .writeHead(200, { 'content-type': 'application/json' })
+      .end(JSON.stringify({ jsonrpc: '2.0', id, ...answer }));
+  });
+  const opened = await session(url);
+  expect(await code(call(opened))).toMatch(/timeout|connection_lost/);
+  expect(streams).toBeLessThan(10);
 });
 
 describe('a command', () => {

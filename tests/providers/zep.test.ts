@@ -158,3 +158,29 @@ test.each([
   expect(await code(opened(config).then((graph) => graph.list(null)))).toBe(expected);
   expect(peer.calls.length).toBe(JSON.stringify(config).includes('somebody') ? 1 : 0);
 });
+
+test('users are forgotten once each, also where they are listed for ever after', async () => {
+  const user = (n: number) => `agentd-${WORKSPACE}-${n}`;
+  const stranger = 'agentd-00000000-0000-4000-8000-000000000009-1';
+  const users = new Set([...Array.from({ length: 250 }, (_, n) => user(n)), stranger]);
+  peer.talks.set('key', { users, threads: new Map() });
+  const forget = () =>
+    stores.forgetMemories(
+      { ...STORE, config: { api_key: 'key' } },
+      WORKSPACE,
+      AbortSignal.timeout(20_000),
+      5_000,
+    );
+  expect(await forget()).toBe(250);
+  expect([...users]).toEqual([stranger]);
+
+  class Lingering extends Set<string> {
+    override delete(id: string): boolean {
+      return this.has(id);
+    }
+  }
+  peer.talks.set('key', { users: new Lingering([user(1), user(2)]), threads: new Map() });
+  peer.calls.length = 0;
+  expect(await forget()).toBe(2);
+  expect(peer.calls.filter(({ method }) => method === 'DELETE')).toHaveLength(2);
+});

@@ -215,6 +215,27 @@ describe('a memory that fails', () => {
     },
   );
 
+  test('a store that hangs holds up no other', async () => {
+    const slow = await remembering();
+    const others = [await remembering(), await remembering(), await remembering(), await remembering()];
+    const name = `/threads/agentd-${slow.workspaceId}-`;
+    let hung = 0;
+    zep.fault = (call) => {
+      if (!call.path.startsWith(name) || call.method !== 'POST') return null;
+      hung++;
+      return { kind: 'hang' };
+    };
+    await ask(slow.task, 'hello');
+    await until('it is being sent', () => hung === 1);
+    for (const at of [slow, slow, ...others]) await ask(at.task, 'hello');
+    await until('the others are sent', async () => (await waiting()).length === 3);
+    for (const at of others) expect(messages(at)).toHaveLength(2);
+    const left = (await waiting()).map((row) => row.reason_code);
+    expect(left, 'the one that hangs has not come to an end meanwhile').toEqual([null, null, null]);
+    expect(hung, 'no more of it was begun meanwhile').toBe(1);
+    await db.query('delete from agentd.memory_outbox');
+  });
+
   test('a daemon that stops while it sends leaves it to the next, which doubles nothing', async () => {
     const at = await remembering();
     let hung = 0;

@@ -266,3 +266,25 @@ test('another workspace’s connections can’t be reached by any name or id', a
     ]),
   ).rejects.toThrow(/credential/);
 });
+
+test('what a server answers one tenant’s calls keeps nobody else from calling others on its host', async () => {
+  await start();
+  const other = await makePlatform(db);
+  await toolsSeen(
+    db,
+    await connectAgent(db, platform, server.url),
+    await connectAgent(db, other, `${server.origin}/theirs`),
+  );
+  server.call = ({ headers }) => {
+    expect(headers.authorization).toBeUndefined();
+    return { status: 429, headers: { 'retry-after': '3600' } };
+  };
+  calling(['post']);
+  const mine = await startTask(db, platform, 'x');
+  await waitForRun(db, mine);
+  expect(await codes(mine)).toEqual([['post', 'rate_limited']]);
+  server.call = () => ({ result: { content: [{ type: 'text', text: 'done' }] } });
+  const theirs = await startTask(db, other, 'y');
+  await waitForRun(db, theirs);
+  expect(await codes(theirs)).toEqual([['post', null]]);
+});

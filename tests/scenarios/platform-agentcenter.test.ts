@@ -292,6 +292,14 @@ describe('billing', () => {
       plan_id: plan,
       status: 'active',
     });
+    // what was inserted before is in the counter: a call that is about one of its rows then counts no second time
+    await until('the rows of before are counted', () =>
+      app.service.value(
+        `select (select coalesce(sum(used), 0) from public.workspace_usage_counters where workspace_id = $1 and metric = 'conversations')
+              = (select count(*) from public.usage_events where workspace_id = $1 and metric = 'conversation')`,
+        [workspace],
+      ),
+    );
     const allowed: boolean[] = [];
     for (let conversation = 1; conversation <= 4; conversation++) {
       await viewer.rows('select increment_conversation_count($1)', [workspace]);

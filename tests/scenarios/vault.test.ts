@@ -5,12 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { loadConfig } from '../../src/config.ts';
 import { migrateUp } from '../../src/db/migrate.ts';
 import { secretReferences } from '../../src/db/secret-references.ts';
-import {
-  columnSecretStore,
-  parseKeyRing,
-  type SecretContext,
-  SecretError,
-} from '../../src/secrets.ts';
+import { columnSecretStore, parseKeyRing, type SecretContext, SecretError } from '../../src/secrets.ts';
 import { denied } from '../db/schema-support.ts';
 import { type ModelServer, startModelServer } from '../peers/model-server.ts';
 import { testDaemon } from '../support/daemon.ts';
@@ -233,6 +228,38 @@ describe('whose secret it is', () => {
     expect(await codeOf(nameKey('authenticated', ann, row?.id as string))).toBe(denied);
     await nameKey('service_role', ann, row?.id as string);
     expect(await references().open(row?.id as string, context(ann))).toBe('internal');
+  });
+
+  test('nor where a key stands, and a service that changes something beside one that is there has not given it', async () => {
+    const eve = await tenant();
+    const [row] = await project.db.query<{ id: string }>(`select vault.create_secret('internal', $1) as id`, [
+      randomUUID(),
+    ]);
+    const id = row?.id as string;
+    const put = (): Promise<unknown> =>
+      request('authenticated', eve.userId, (client) =>
+        client.query(
+          `insert into public.datastores (workspace_id, name, type, config) values ($1, 'D', 'pinecone', $2)`,
+          [eve.workspaceId, JSON.stringify({ api_key: id, index: 'x' })],
+        ),
+      );
+    expect(await codeOf(put())).toBe(denied);
+    // as it was before there was a guard
+    await project.db.query('alter table public.datastores disable trigger zz_guard_vault_ids');
+    await put();
+    await project.db.query('alter table public.datastores enable trigger zz_guard_vault_ids');
+    await asService((client) =>
+      client.query(
+        `update public.datastores set config = config || '{"index": "y"}' where workspace_id = $1`,
+        [eve.workspaceId],
+      ),
+    );
+    expect(await project.db.query('select 1 from agentd.vault_owners where secret_id = $1', [id])).toEqual(
+      [],
+    );
+    expect(
+      await references().open(id, { ...context(eve), table: 'public.datastores', column: 'config' }),
+    ).toBe(id);
   });
 
   test('a service gives one secret to several workspaces', async () => {

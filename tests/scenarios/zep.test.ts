@@ -5,8 +5,8 @@ import { findKnowledge, QueryEmbedder } from '../../src/pipelines/agent/query-em
 import { RemoteSearch } from '../../src/pipelines/agent/remote-search.ts';
 import { featureHashEmbedder } from '../../src/providers/feature-hash.ts';
 import { openPinecones, type Pinecones } from '../../src/providers/pinecone.ts';
-import { columnSecretStore, parseKeyRing } from '../../src/secrets.ts';
 import { openZeps, type Zeps } from '../../src/providers/zep.ts';
+import { columnSecretStore, parseKeyRing } from '../../src/secrets.ts';
 import { createLogger } from '../../src/telemetry/logger.ts';
 import { startZepServer, type ZepEpisode, type ZepFault, type ZepServer } from '../peers/zep-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';

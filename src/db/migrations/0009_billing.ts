@@ -55,6 +55,108 @@ export const GET_WORKSPACE_USAGE = `
     end
     $$;`;
 
+/** The functions that decide on limits, as this migration makes them; a later one replaces them. */
+export const LIMIT_FUNCTIONS = `
+    -- The monthly limit of a workspace: its live subscription's plan, else the default plan. Null means unlimited, which is
+    -- also the answer where nothing is sold: no default plan and never a subscription. A subscription that is paused, unpaid
+    -- or canceled without a default plan to fall back on allows nothing.
+    create function agentd.usage_limit(p_workspace_id uuid, p_metric text) returns bigint
+    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+    declare
+      plan      public.pricing_plans;
+      max_usage bigint;
+    begin
+      select p.* into plan
+        from public.workspace_subscriptions s
+        join public.pricing_plans p on p.id = s.plan_id
+       where s.workspace_id = p_workspace_id
+         and s.status in ('trialing', 'active', 'past_due')
+         and (s.end_date is null or s.end_date > agentd.now())
+       order by s.created_at desc
+       limit 1;
+      if not found then
+        select p.* into plan from public.pricing_plans p where p.is_default;
+        if not found then
+          if exists (select 1 from public.workspace_subscriptions s where s.workspace_id = p_workspace_id) then
+            return 0;
+          end if;
+          return null;
+        end if;
+      end if;
+      max_usage := case p_metric
+        when 'conversations' then plan.conversation_limit
+        when 'messages'      then plan.message_limit
+        when 'tokens'        then plan.token_limit
+      end;
+      return case when max_usage < 0 then null else max_usage end;
+    end
+    $$;
+
+    -- True while the workspace is under its limit of conversations in the present month. Never null. It only reads: what
+    -- decides is consume_usage.
+    create function public.check_usage_limit(workspace_id uuid) returns boolean
+    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
+    declare
+      max_usage bigint := agentd.usage_limit(check_usage_limit.workspace_id, 'conversations');
+    begin
+      if max_usage is null then
+        return true;
+      end if;
+      return coalesce(
+        (select c.used
+           from public.workspace_usage_counters c
+          where c.workspace_id = check_usage_limit.workspace_id
+            and c.metric = 'conversations'
+            and c.month = (select b.month from agentd.month_bounds(check_usage_limit.workspace_id, agentd.now()) b)),
+        0) < max_usage;
+    end
+    $$;
+
+    -- Takes p_n of a metric from the month's allowance, or nothing. Atomic: the limit is in the condition of the one upsert,
+    -- so that no number of sessions exceeds it together. A key that was granted before is granted again without consuming.
+    create function agentd.consume_usage(p_workspace_id uuid, p_metric text, p_n bigint, p_key text default null)
+    returns boolean
+    language plpgsql set search_path = pg_catalog, pg_temp as $$
+    declare
+      max_usage bigint;
+      v_month   date;
+    begin
+      if p_n < 0 then
+        raise exception 'usage is consumed, not given back: % %', p_n, p_metric using errcode = 'invalid_parameter_value';
+      end if;
+      select b.month into v_month from agentd.month_bounds(p_workspace_id, agentd.now()) b;
+      if v_month is null then
+        raise exception 'workspace % does not exist', p_workspace_id using errcode = 'foreign_key_violation';
+      end if;
+
+      if p_key is not null then
+        -- A second session with the same key waits here for the first to commit or roll back.
+        insert into agentd.usage_reservations (workspace_id, metric, reservation_key, month, quantity, created_at)
+        values (p_workspace_id, p_metric, p_key, v_month, p_n, agentd.now())
+        on conflict do nothing;
+        if not found then
+          return true;
+        end if;
+      end if;
+
+      max_usage := agentd.usage_limit(p_workspace_id, p_metric);
+      insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
+      select p_workspace_id, v_month, p_metric, p_n
+       where max_usage is null or p_n <= max_usage
+      on conflict (workspace_id, month, metric) do update
+        set used = c.used + excluded.used
+        where max_usage is null or c.used + excluded.used <= max_usage;
+      if found then
+        return true;
+      end if;
+
+      delete from agentd.usage_reservations r
+       where r.workspace_id = p_workspace_id and r.metric = p_metric and r.reservation_key = p_key;
+      return false;
+    end
+    $$;
+`;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await createPlans(db);
   await createPartitions(db);
@@ -409,109 +511,7 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
 }
 
 async function createLimitFunctions(db: Kysely<unknown>): Promise<void> {
-  await runSql(
-    db,
-    sql`
-    -- The monthly limit of a workspace: its live subscription's plan, else the default plan. Null means unlimited, which is
-    -- also the answer where nothing is sold: no default plan and never a subscription. A subscription that is paused, unpaid
-    -- or canceled without a default plan to fall back on allows nothing.
-    create function agentd.usage_limit(p_workspace_id uuid, p_metric text) returns bigint
-    language plpgsql stable set search_path = pg_catalog, pg_temp as $$
-    declare
-      plan      public.pricing_plans;
-      max_usage bigint;
-    begin
-      select p.* into plan
-        from public.workspace_subscriptions s
-        join public.pricing_plans p on p.id = s.plan_id
-       where s.workspace_id = p_workspace_id
-         and s.status in ('trialing', 'active', 'past_due')
-         and (s.end_date is null or s.end_date > agentd.now())
-       order by s.created_at desc
-       limit 1;
-      if not found then
-        select p.* into plan from public.pricing_plans p where p.is_default;
-        if not found then
-          if exists (select 1 from public.workspace_subscriptions s where s.workspace_id = p_workspace_id) then
-            return 0;
-          end if;
-          return null;
-        end if;
-      end if;
-      max_usage := case p_metric
-        when 'conversations' then plan.conversation_limit
-        when 'messages'      then plan.message_limit
-        when 'tokens'        then plan.token_limit
-      end;
-      return case when max_usage < 0 then null else max_usage end;
-    end
-    $$;
-
-    -- True while the workspace is under its limit of conversations in the present month. Never null. It only reads: what
-    -- decides is consume_usage.
-    create function public.check_usage_limit(workspace_id uuid) returns boolean
-    language plpgsql stable security invoker set search_path = pg_catalog, pg_temp as $$
-    declare
-      max_usage bigint := agentd.usage_limit(check_usage_limit.workspace_id, 'conversations');
-    begin
-      if max_usage is null then
-        return true;
-      end if;
-      return coalesce(
-        (select c.used
-           from public.workspace_usage_counters c
-          where c.workspace_id = check_usage_limit.workspace_id
-            and c.metric = 'conversations'
-            and c.month = (select b.month from agentd.month_bounds(check_usage_limit.workspace_id, agentd.now()) b)),
-        0) < max_usage;
-    end
-    $$;
-
-    -- Takes p_n of a metric from the month's allowance, or nothing. Atomic: the limit is in the condition of the one upsert,
-    -- so that no number of sessions exceeds it together. A key that was granted before is granted again without consuming.
-    create function agentd.consume_usage(p_workspace_id uuid, p_metric text, p_n bigint, p_key text default null)
-    returns boolean
-    language plpgsql set search_path = pg_catalog, pg_temp as $$
-    declare
-      max_usage bigint;
-      v_month   date;
-    begin
-      if p_n < 0 then
-        raise exception 'usage is consumed, not given back: % %', p_n, p_metric using errcode = 'invalid_parameter_value';
-      end if;
-      select b.month into v_month from agentd.month_bounds(p_workspace_id, agentd.now()) b;
-      if v_month is null then
-        raise exception 'workspace % does not exist', p_workspace_id using errcode = 'foreign_key_violation';
-      end if;
-
-      if p_key is not null then
-        -- A second session with the same key waits here for the first to commit or roll back.
-        insert into agentd.usage_reservations (workspace_id, metric, reservation_key, month, quantity, created_at)
-        values (p_workspace_id, p_metric, p_key, v_month, p_n, agentd.now())
-        on conflict do nothing;
-        if not found then
-          return true;
-        end if;
-      end if;
-
-      max_usage := agentd.usage_limit(p_workspace_id, p_metric);
-      insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
-      select p_workspace_id, v_month, p_metric, p_n
-       where max_usage is null or p_n <= max_usage
-      on conflict (workspace_id, month, metric) do update
-        set used = c.used + excluded.used
-        where max_usage is null or c.used + excluded.used <= max_usage;
-      if found then
-        return true;
-      end if;
-
-      delete from agentd.usage_reservations r
-       where r.workspace_id = p_workspace_id and r.metric = p_metric and r.reservation_key = p_key;
-      return false;
-    end
-    $$;
-    `,
-  );
+  await runSql(db, sql.raw(LIMIT_FUNCTIONS));
 }
 
 export async function down(db: Kysely<unknown>): Promise<void> {

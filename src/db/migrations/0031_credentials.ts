@@ -57,6 +57,15 @@ const ENGINE = {
   reason: 'null',
 } as const;
 
+/** Bounds of what users write and a daemon reads, in bytes as text; the widest answer of a token endpoint fits. What is there stays. */
+const SIZES = {
+  connection_name: 4_096,
+  connection_metadata: 65_536,
+  scopes_granted: 1_048_576,
+  vault_access_token_id: 524_288,
+  vault_refresh_token_id: 524_288,
+} as const;
+
 export async function up(db: Kysely<unknown>): Promise<void> {
   await addColumns(db);
   await guardCredentials(db);
@@ -87,6 +96,14 @@ async function addColumns(db: Kysely<unknown>): Promise<void> {
       where ${sql.raw(bare(waiting(TABLE)))};
     create index user_integration_credentials_admitted_idx on public.user_integration_credentials (workspace_id)
       where job_id is not null;
+    ${sql.raw(
+      Object.entries(SIZES)
+        .map(
+          ([column, most]) =>
+            `alter table public.${TABLE} add constraint ${TABLE}_${column}_size check (octet_length(${column}::text) <= ${most}) not valid;`,
+        )
+        .join('\n    '),
+    )}
     create index user_integration_credentials_failing_idx on public.user_integration_credentials (connection_status, id)
       where connection_status in ('expired', 'error');
 
@@ -173,7 +190,7 @@ async function guardCredentials(db: Kysely<unknown>): Promise<void> {
     end
     $$;
     create trigger a_guard_credential before insert or update on public.user_integration_credentials
-      for each row when (pg_trigger_depth() = 0) execute function agentd.guard_credential();
+      for each row when (not agentd.is_own_statement()) execute function agentd.guard_credential();
 
     -- A token that an application writes is refreshed in its time, and what was wrong with the old one is forgotten. What the worker
     -- writes has its version. A value that is only sealed anew is no new token: who does so says agentd.resealing.
@@ -353,6 +370,11 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     create index user_integration_credentials_refresh_due_idx on public.user_integration_credentials (next_refresh_at)
       where connection_status = 'active';
     alter table public.user_integration_credentials
+      ${sql.raw(
+        Object.keys(SIZES)
+          .map((column) => `drop constraint ${TABLE}_${column}_size,`)
+          .join(' '),
+      )}
       drop column reason, drop column job_id, drop column refresh_request, drop column is_refresh_due;
     `,
   );

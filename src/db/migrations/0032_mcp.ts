@@ -55,6 +55,12 @@ const CHECKS = [
     `auth_header ~ '^[A-Za-z0-9!#$%&''*+.^_\`|~-]{1,100}$'`,
   ],
   ['mcp_servers', 'mcp_servers_url_size', 'length(endpoint_url) <= 2048'],
+  ['mcp_servers', 'mcp_servers_name_size', 'length(name) <= 2048'],
+  [
+    'agent_integration_permissions',
+    'agent_integration_permissions_scopes_size',
+    'octet_length(allowed_scopes::text) <= 65536',
+  ],
 ] as const;
 
 export async function up(db: Kysely<unknown>): Promise<void> {
@@ -169,6 +175,8 @@ async function guardConnections(db: Kysely<unknown>): Promise<void> {
     ${sql.raw(GUARD_MCP_CONNECTION)}
     create trigger a_guard_connection before insert or update on public.agent_mcp_connections
       for each row when (not agentd.is_own_statement()) execute function agentd.guard_mcp_connection();
+    create trigger a_guard_server before update of endpoint_url, config_id on public.mcp_servers
+      for each row when (old.vault_api_key_id is not null and not agentd.is_own_statement()) execute function agentd.guard_mcp_server();
 
     -- A credential is used in its own workspace alone.
     create function agentd.check_mcp_credential() returns trigger
@@ -234,6 +242,10 @@ async function requestRefreshes(db: Kysely<unknown>): Promise<void> {
         update agentd.mcp_refreshes r
            set wanted_at = null, due_at = 'infinity', job_id = null, lease_expires_at = null, lease_epoch = r.lease_epoch + 1
          where r.id = new.id;
+        return null;
+      end if;
+      if tg_op = 'UPDATE' and coalesce(current_setting('agentd.resealing', true), '') = 'on' and agentd.is_service_caller() then
+        -- the same secret, sealed anew
         return null;
       end if;
       if tg_op = 'UPDATE' and (new.server_url, new.mcp_server_id, new.agent_id) is distinct from (old.server_url, old.mcp_server_id, old.agent_id) then
@@ -328,7 +340,10 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     drop function agentd.follow_mcp_connection();
     drop function agentd.request_mcp_refresh(uuid, text);
     drop function agentd.check_mcp_credential();
+    drop trigger a_guard_server on public.mcp_servers;
+    drop function agentd.guard_mcp_server();
     drop function agentd.guard_mcp_connection();
+    drop function agentd.url_origin(text);
     drop table agentd.mcp_removed_tools, agentd.mcp_refreshes;
     ${sql.raw(CHECKS.map(([table, name]) => `alter table public.${table} drop constraint ${name};`).join('\n    '))}
     drop index public.mcp_tools_cache_quarantined_idx;

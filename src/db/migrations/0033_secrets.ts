@@ -79,6 +79,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       v_place     text;
       v_text      text;
       v_secret    uuid;
+      v_is_new    boolean;
     begin
       v_owner := coalesce(
         (v_row ->> 'workspace_id')::uuid,
@@ -98,12 +99,14 @@ export async function up(db: Kysely<unknown>): Promise<void> {
           continue;
         end if;
         v_secret := v_text::uuid;
+        v_is_new := tg_op = 'INSERT' or v_text is distinct from v_old #>> string_to_array(v_place, '.');
         if exists (select 1 from agentd.vault_owners o where o.secret_id = v_secret and o.owner_id = v_owner) then
           continue;
         end if;
         if v_service then
-          -- elsewhere it may be a key, and is one unless the Vault has it
-          if v_place like 'vault\\_%' or agentd.is_in_vault(v_secret) then
+          -- Elsewhere it may be a key, and is one unless the Vault has it. What stood there before is whoever's word it was: a service
+          -- that changes something beside it has not given it.
+          if v_place like 'vault\\_%' or (v_is_new and agentd.is_in_vault(v_secret)) then
             delete from agentd.vault_owners o
              where o.secret_id = v_secret and o.owner_id = '00000000-0000-0000-0000-000000000000';
             insert into agentd.vault_owners (secret_id, owner_id) values (v_secret, v_owner) on conflict do nothing;
@@ -124,8 +127,8 @@ export async function up(db: Kysely<unknown>): Promise<void> {
           continue;
         end if;
         if exists (select 1 from agentd.vault_owners o where o.secret_id = v_secret)
-           or (v_place like 'vault\\_%' and agentd.has_vault()
-               and (tg_op = 'INSERT' or v_text is distinct from v_old #>> string_to_array(v_place, '.'))) then
+           or (v_is_new and case when v_place like 'vault\\_%' then agentd.has_vault()
+                                 else coalesce(agentd.is_in_vault(v_secret), false) end) then
           raise exception 'the secret that %.% names is not yours', tg_table_name, split_part(v_place, '.', 1)
             using errcode = 'insufficient_privilege',
                   hint = 'Have a service make it with create_vault_secret, or write the row.';

@@ -178,6 +178,7 @@ export const tableRules: Readonly<Record<string, TableRule>> = {
   usage_quarter_hours: workspaceReadOnly,
   workspace_usage: workspaceReadOnly,
   workspace_usage_counters: workspaceReadOnly,
+  usage_warnings: { select: inWorkspaceWeighted },
 };
 
 /** Views of schema public: everybody signed in may ask, and each shows him what he may see. */
@@ -234,6 +235,8 @@ export const publicFunctions: readonly string[] = [
   'get_budget_usage',
   'increment_conversation_count',
   'check_usage_limit',
+  'consume_usage',
+  'settle_usage',
   'match_knowledge_chunks',
   'search_messages',
   'create_vault_secret',
@@ -268,13 +271,19 @@ export const publicArguments: Readonly<Record<string, string>> = {
   get_budget_usage: 'uuid',
   increment_conversation_count: 'uuid',
   check_usage_limit: 'uuid',
+  consume_usage: 'uuid, text, bigint, text',
+  settle_usage: 'uuid, text, text, bigint',
   match_knowledge_chunks: 'vector, integer, double precision, uuid, uuid, text, text, uuid[]',
   search_messages: 'vector, text, integer, uuid, uuid, uuid, uuid, uuid, text',
   create_vault_secret: 'text, text, text',
   vault_decrypt: 'text',
 };
 
-export const serviceOnlyFunctions: readonly string[] = ['create_vault_secret', 'vault_decrypt'];
+export const serviceOnlyFunctions: readonly string[] = [
+  'create_vault_secret',
+  'vault_decrypt',
+  'settle_usage',
+];
 
 /** Functions of schema agentd that policies, invoker functions and invoker triggers call as the signed-in user. */
 export const callableHelpers: readonly string[] = [
@@ -291,6 +300,7 @@ export const callableHelpers: readonly string[] = [
   'natural_usage_period',
   'valid_time_zone',
   'usage_limit',
+  'ask_for_usage',
   'budget_usage',
   'increment_conversation_count',
   'run_task',

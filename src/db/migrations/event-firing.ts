@@ -17,7 +17,7 @@ const PATIENCE = '1 day';
 /** Triggers of a workspace that hear of one event. */
 const HEARING = 100;
 /** A look ends after so long, and a workspace's turn in it: conditions may be made to be dear. */
-const LOOK = '5 seconds';
+const LOOK = '1 second';
 const TURN = '250 milliseconds';
 
 export const EVENT_DEFAULTS = { maxDepth: 3, maxPerMinute: 30 } as const;
@@ -34,7 +34,7 @@ export const FIRING_FUNCTIONS = `
     create function agentd.suppress_trigger(p_trigger_id uuid, p_code text, p_reason text) returns void
     language sql volatile set search_path = pg_catalog, pg_temp as $$
       update public.agent_task_event_triggers t
-         set suppressed_count = t.suppressed_count + 1, last_suppressed_at = agentd.now(),
+         set suppressed_count = least(t.suppressed_count, 2147483646) + 1, last_suppressed_at = agentd.now(),
              last_suppressed_code = p_code, last_suppressed_reason = p_reason
        where t.id = p_trigger_id
     $$;
@@ -168,7 +168,7 @@ export const FIRING_FUNCTIONS = `
         continue when v_run.id is null;
         fired := fired + 1;
         update public.agent_task_event_triggers e
-           set trigger_count = e.trigger_count + 1, last_triggered_at = v_now
+           set trigger_count = least(e.trigger_count, 2147483646) + 1, last_triggered_at = v_now
          where e.id = v_one.id;
         insert into agentd.task_event_bursts as b (task_id, minute, runs) values (v_one.task_id, date_trunc('minute', v_now), 1)
         on conflict (task_id) do update
@@ -180,10 +180,10 @@ export const FIRING_FUNCTIONS = `
            where r.id = v_run.id;
         end if;
         update public.agent_tasks k
-           set total_executions = k.total_executions + 1, last_run_at = v_now,
-               status = case when k.total_executions + 1 >= k.max_executions then 'completed' else k.status end,
-               reason_code = case when k.total_executions + 1 >= k.max_executions then 'max_executions_reached' else k.reason_code end,
-               reason = case when k.total_executions + 1 >= k.max_executions
+           set total_executions = least(k.total_executions, 2147483646) + 1, last_run_at = v_now,
+               status = case when k.total_executions::bigint + 1 >= k.max_executions then 'completed' else k.status end,
+               reason_code = case when k.total_executions::bigint + 1 >= k.max_executions then 'max_executions_reached' else k.reason_code end,
+               reason = case when k.total_executions::bigint + 1 >= k.max_executions
                              then format('The task has run %s times, as its max_executions says.', k.max_executions) else k.reason end
          where k.id = v_one.task_id;
       end loop;

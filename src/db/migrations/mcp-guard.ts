@@ -1,6 +1,13 @@
 /** What of a connection is the worker's to say, and what happens to its secrets when somebody else points it elsewhere. */
 
-export const GUARD_MCP_CONNECTION = `create function agentd.guard_mcp_connection() returns trigger
+export const GUARD_MCP_CONNECTION = `
+-- What stands before a URL's path, to compare it with another's; of what is none, all of it.
+create function agentd.url_origin(p_url text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(substring(lower(p_url) from '^[a-z]+://[^/?#]*'), p_url)
+$$;
+
+create function agentd.guard_mcp_connection() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if agentd.is_service_caller() then
@@ -24,9 +31,8 @@ begin
     new.server_info := old.server_info;
     new.tools_listed := old.tools_listed;
     new.tools_usable := old.tools_usable;
-    -- A secret that he can't read would be sent to a server of his choice: another origin, or another way of sending it, needs it anew.
-    if substring(lower(new.server_url) from '^[a-z]+://[^/?#]*') is distinct from substring(lower(old.server_url) from '^[a-z]+://[^/?#]*')
-       or new.agent_id is distinct from old.agent_id then
+    -- A secret that he can't read would be sent to a server of his choice: another origin needs it anew.
+    if agentd.url_origin(new.server_url) is distinct from agentd.url_origin(old.server_url) or new.agent_id is distinct from old.agent_id then
       if new.auth_secret is not distinct from old.auth_secret then
         new.auth_secret := null;
       end if;
@@ -41,6 +47,18 @@ begin
      and not exists (select 1 from public.user_integration_credentials k
                       where k.id = new.credential_id and k.user_id = public.current_user_id()) then
     raise exception 'credential % is not yours', new.credential_id using errcode = 'insufficient_privilege';
+  end if;
+  return new;
+end
+$$;
+
+-- The key of a server is another's secret too. Who may write the row may not read it.
+create function agentd.guard_mcp_server() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if not agentd.is_service_caller() and new.vault_api_key_id is not distinct from old.vault_api_key_id
+     and (agentd.url_origin(new.endpoint_url), new.config_id) is distinct from (agentd.url_origin(old.endpoint_url), old.config_id) then
+    new.vault_api_key_id := null;
   end if;
   return new;
 end

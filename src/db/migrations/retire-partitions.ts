@@ -64,8 +64,8 @@ export const RETIRE_PARTITIONS = `
             if v_snapshot is null or pg_snapshot_xmax(v_snapshot) > pg_snapshot_xmax(pg_current_snapshot()) then
               left_because := 'not_summed_up';
             else
-              execute format('select exists (select 1 from %s e where e.xid >= pg_snapshot_xmin($1))%s', v_month.part,
-                             case when v_past is null then '' else format(' or exists (select 1 from %s e where e.xid >= pg_snapshot_xmin($1))', v_past) end)
+              execute format('select exists (select 1 from %s e where e.xid >= pg_snapshot_xmin($1) and not pg_visible_in_snapshot(e.xid, $1))%s', v_month.part,
+                             case when v_past is null then '' else format(' or exists (select 1 from %s e where e.xid >= pg_snapshot_xmin($1) and not pg_visible_in_snapshot(e.xid, $1))', v_past) end)
                  into v_new using v_snapshot;
               if v_new then
                 left_because := 'not_summed_up';

@@ -20,21 +20,22 @@ const LEAST_SHARE = 0.25;
 const SQUEEZE = 0.7;
 const MAX_SQUEEZES = 4;
 
-/** Makes the open turn's model call. Throws as callModel does, and as the budgets do. */
+/** Makes the open turn's model call. Throws as callModel does, and as the budgets and the plan's limit do. */
 export async function askModel(
   deps: StepDeps,
   journal: RunJournal,
   input: StepInput,
   conversation: Conversation,
 ): Promise<ModelAnswer> {
-  const { run, agent, models, step, budgets } = input;
+  const { run, agent, models, step, budgets, limit } = input;
   const tools = [...input.tools.values()].map((tool) => tool.definition);
   const key = callKey(run.id, step.order, conversation.turn);
   const maxTokens = agent.max_tokens !== null && agent.max_tokens > 0 ? agent.max_tokens : null;
   const answerTokens = maxTokens ?? ANSWER_TOKENS;
   if (budgets.boundsCost) requirePrices(models);
   // a finished call is on record before anything is waited for
-  if (budgets.any) await journal.flush();
+  if (budgets.any || limit.any) await journal.flush();
+  await limit.check();
   let mostTokens = conversationRoom(agent, models.current, conversation, tools, answerTokens);
   for (let squeezes = 0; ; squeezes++) {
     const fitted = fitConversation(conversation.messages, mostTokens);

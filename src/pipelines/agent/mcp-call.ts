@@ -2,7 +2,7 @@
 import { type CallableTool, callableTool, type OfferedTool } from '../../db/mcp-tools.ts';
 import { McpError } from '../../providers/mcp-error.ts';
 import { McpSettingsError } from '../mcp/connection-settings.ts';
-import { type OpenAiFunction, toArguments } from '../mcp/conversion/index.ts';
+import type { OpenAiFunction } from '../mcp/conversion/index.ts';
 import { refusal } from './mcp-permission.ts';
 import { type McpCallDeps, type Sending, sendCall, wantRefresh } from './mcp-send.ts';
 import { type Tool, type ToolContext, ToolError, type ToolResult } from './tools.ts';
@@ -27,6 +27,7 @@ export async function callMcpTool(
     throw new ToolError(refused.code, refused.message);
   }
   const connection = now as CallableTool & { tool: NonNullable<CallableTool['tool']> };
+  const { toArguments } = await import('../mcp/conversion/index.ts');
   const given = toArguments(connection.tool.tool_schema.inputSchema, functionOf(offered.openai_schema), args);
   if ('problems' in given) throw new ToolError('invalid_arguments', given.problems.join(' '));
   const name = String(connection.tool.tool_schema.name);

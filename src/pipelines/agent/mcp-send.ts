@@ -116,7 +116,7 @@ async function sendTo(
   let renewed = false;
   for (let tries = 1; ; tries++) {
     const settings = await deps.settings(connection, signal, wanted);
-    const key = limitKey(settings);
+    const key = limitKey(settings, context.workspaceId);
     const place = await takePlace(deps, key, context, returns);
     const sent = deps.limiter.sent(key, place, () => 0);
     try {
@@ -187,12 +187,15 @@ function inSession(
   });
 }
 
-/** All calls to one host with one credential share a limit, whoever's daemon makes them. */
-function limitKey(settings: McpSettings): string {
+/**
+ * All calls of a workspace to one host with one credential share a limit, whoever's daemon makes them. Not those of others: many servers
+ * of one host may be as many tenants', and what one of them answers blocks nobody else's calls.
+ */
+function limitKey(settings: McpSettings, workspaceId: string): string {
   const headers = Object.entries(settings.headers).toSorted(([a], [b]) => (a < b ? -1 : 1));
   const where = URL.canParse(settings.url) ? new URL(settings.url).host : settings.url;
   return `mcp:${createHash('sha256')
-    .update(JSON.stringify([where, headers]))
+    .update(JSON.stringify([workspaceId, where, headers]))
     .digest('hex')}`;
 }
 

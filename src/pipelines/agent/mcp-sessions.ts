@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { setImmediate as nextTurn } from 'node:timers/promises';
 import type { Clock, Timer } from '../../clock.ts';
 import { McpError } from '../../providers/mcp-error.ts';
-import { type McpSession, type McpSettings, openMcpSession } from '../../providers/mcp-session.ts';
+import type { McpSession, McpSettings } from '../../providers/mcp-session.ts';
 import { untilAborted } from '../../providers/until-aborted.ts';
 import { storedToolHash } from '../mcp/stored-tool.ts';
 
@@ -14,6 +14,8 @@ const IDLE_MS = 60_000;
 const CALLS_AT_ONCE = 8;
 /** What a server lists is looked at again after this, or when it says that it changed. */
 const LISTING_MS = 60_000;
+/** That a server's tools changed is passed on at once, and then so often at most: how often it says so is up to it. */
+const CHANGES_MS = 5_000;
 
 /** A session in use: what it is asked, and what its server lists now. */
 export type UsedSession = {
@@ -26,11 +28,17 @@ type Entry = {
   readonly key: string;
   readonly connectionId: string;
   readonly opening: Promise<McpSession>;
+  /** Ends the opening. */
+  readonly giveUp: AbortController;
   session: McpSession | null;
   users: number;
   readonly waiting: (() => void)[];
   idle: Timer | null;
   listing: { readonly at: number; readonly hashes: Promise<ReadonlyMap<string, string>> } | null;
+  /** Until it fires, changes are not passed on. */
+  told: Timer | null;
+  isUntold: boolean;
+  ended: Promise<void> | null;
 };
 
 export type McpSessionsDeps = {
@@ -45,6 +53,8 @@ export type McpSessionsDeps = {
 export class McpSessions {
   readonly #deps: McpSessionsDeps;
   readonly #entries = new Map<string, Entry>();
+  /** All that have not ended, also those that nobody new gets. */
+  readonly #alive = new Set<Entry>();
   #closed = false;
 
   constructor(deps: McpSessionsDeps) {
@@ -67,7 +77,8 @@ export class McpSessions {
     signal: AbortSignal,
     work: (used: UsedSession) => Promise<T>,
   ): Promise<T> {
-    const entry = await this.#entry(connectionId, settings);
+    // in one go: it is in use before anybody can make room of it
+    const entry = this.#entry(connectionId, settings);
     await this.#enter(entry, signal);
     try {
       const session = await untilAborted(entry.opening, signal);
@@ -75,7 +86,9 @@ export class McpSessions {
     } catch (error) {
       const lost =
         error instanceof McpError &&
-        ['session_lost', 'connection_lost', 'auth_required'].includes(error.code);
+        (['session_lost', 'connection_lost', 'auth_required'].includes(error.code) ||
+          // a stream or a process that hangs would hang for the next call too
+          (error.code === 'timeout' && entry.session?.server.transport !== 'streamable-http'));
       if (lost || entry.session?.isOpen === false) this.#drop(entry);
       throw error;
     } finally {
@@ -86,10 +99,10 @@ export class McpSessions {
   /** Closes all sessions; calls under way fail. */
   async close(): Promise<void> {
     this.#closed = true;
-    await Promise.all([...this.#entries.values()].map((entry) => this.#end(entry)));
+    await Promise.all([...this.#alive].map((entry) => this.#end(entry)));
   }
 
-  async #entry(connectionId: string, settings: McpSettings): Promise<Entry> {
+  #entry(connectionId: string, settings: McpSettings): Entry {
     if (this.#closed) throw new McpError('cancelled', 'The worker is stopping.', { transient: true });
     const key = keyOf(connectionId, settings);
     const known = this.#entries.get(key);
@@ -102,29 +115,33 @@ export class McpSessions {
     if (known) this.#drop(known);
     this.#makeRoom();
     // not under a caller's signal: others may wait for it too; it has a time limit of its own
-    const opening = openMcpSession(settings, new AbortController().signal);
+    const giveUp = new AbortController();
+    // loaded with the first connection: a worker without any does without
+    const opening = import('../../providers/mcp-session.ts').then(({ openMcpSession }) =>
+      openMcpSession(settings, giveUp.signal),
+    );
     const entry: Entry = {
       key,
       connectionId,
       opening,
+      giveUp,
       session: null,
       users: 0,
       waiting: [],
       idle: null,
       listing: null,
+      told: null,
+      isUntold: false,
+      ended: null,
     };
     this.#entries.set(key, entry);
-    opening.then(
-      (session) => {
+    this.#alive.add(entry);
+    opening
+      .then((session) => {
         entry.session = session;
-        session.onToolsChanged(() => {
-          entry.listing = null;
-          this.#deps.onToolsChanged(connectionId);
-        });
-        if (this.#entries.get(key) !== entry) void session.close();
-      },
-      () => this.#drop(entry),
-    );
+        session.onToolsChanged(() => this.#changed(entry));
+      })
+      .catch(() => this.#drop(entry));
     return entry;
   }
 
@@ -154,10 +171,12 @@ export class McpSessions {
       await untilAborted(promise, signal);
     } catch (error) {
       const place = entry.waiting.indexOf(resolve);
-      if (place >= 0) entry.waiting.splice(place, 1);
+      if (place >= 0) {
+        entry.waiting.splice(place, 1);
+        entry.users--;
+      }
       // its turn had come: it is the next one's
-      else entry.waiting.shift()?.();
-      entry.users--;
+      else this.#leave(entry);
       throw error;
     }
   }
@@ -176,11 +195,35 @@ export class McpSessions {
     if (entry.users === 0) void this.#end(entry);
   }
 
-  async #end(entry: Entry): Promise<void> {
+  #end(entry: Entry): Promise<void> {
+    entry.ended ??= this.#endNow(entry);
+    return entry.ended;
+  }
+
+  async #endNow(entry: Entry): Promise<void> {
     entry.idle?.cancel();
     if (this.#entries.get(entry.key) === entry) this.#entries.delete(entry.key);
+    if (!entry.session) entry.giveUp.abort();
     const session = await entry.opening.catch(() => null);
     await session?.close();
+    entry.told?.cancel();
+    if (entry.isUntold) this.#deps.onToolsChanged(entry.connectionId);
+    this.#alive.delete(entry);
+  }
+
+  #changed(entry: Entry): void {
+    entry.listing = null;
+    if (entry.told) {
+      entry.isUntold = true;
+      return;
+    }
+    this.#deps.onToolsChanged(entry.connectionId);
+    entry.told = this.#deps.clock.after(CHANGES_MS, () => {
+      entry.told = null;
+      if (!entry.isUntold) return;
+      entry.isUntold = false;
+      this.#changed(entry);
+    });
   }
 
   async #liveHash(

@@ -17,6 +17,7 @@ import {
 import { chooseModels } from './model-choice.ts';
 import { executeStep, type StepDeps, type StepOutcome } from './step.ts';
 import { collectTools, namesOf, selectedToolNames, type ToolSource } from './tools.ts';
+import { type AskLimit, RunLimit } from './usage-limit.ts';
 
 /** Claims without a checkpoint after which a run is given up: it keeps killing its worker. */
 const MAX_CLAIMS_WITHOUT_PROGRESS = 8;
@@ -29,6 +30,7 @@ export type RunDeps = StepDeps & {
   readonly toolSources: readonly ToolSource[];
   readonly writeCheckpoint: CheckpointWriter;
   readonly reserveBudget: ReserveBudget;
+  readonly askLimit: AskLimit;
   readonly metrics: Metrics;
   readonly log: Logger;
   /** Observes claimed runs; null, or absent, for those that nobody wants to see. */
@@ -95,6 +97,7 @@ async function executeSteps(
     throw new RunFailure('agent_deleted', 'The agent was deleted before the run ended.');
   if (msLeft() <= 0) throw new JobAborted('deadline');
   const models = await chooseModels(run, deps.models);
+  const limit = new RunLimit(run, deps.askLimit);
   const tools = await collectTools(deps.toolSources, {
     workspaceId: run.workspace_id,
     agentId: run.agent_id,
@@ -120,6 +123,7 @@ async function executeSteps(
         tools,
         missingTools,
         budgets,
+        limit,
         step,
         previous: resultsOf(outcomes),
         signal,

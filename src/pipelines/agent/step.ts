@@ -25,6 +25,7 @@ import {
 } from './replay.ts';
 import { callTools } from './tool-call.ts';
 import type { Tool } from './tools.ts';
+import type { RunLimit } from './usage-limit.ts';
 
 /** The same call with the same arguments and the same result, so often in one step, is a loop. */
 const LOOP_REPEATS = 5;
@@ -49,6 +50,7 @@ export type StepInput = {
   /** Names that the task selects and no source has. */
   readonly missingTools: readonly string[];
   readonly budgets: RunBudgets;
+  readonly limit: RunLimit;
   readonly step: StepPlan;
   readonly previous: readonly StepResult[];
   readonly signal: AbortSignal;

@@ -18,11 +18,10 @@ import {
 } from '../../db/mcp.ts';
 import { McpError } from '../../providers/mcp-error.ts';
 import type { McpListing } from '../../providers/mcp-listing.ts';
-import { type McpSession, openMcpSession } from '../../providers/mcp-session.ts';
+import type { McpSession, openMcpSession } from '../../providers/mcp-session.ts';
 import { JobAborted } from '../../queue/errors.ts';
 import { type McpSettingsDeps, McpSettingsError, mcpSettings } from './connection-settings.ts';
 import type { HostPlaces } from './host-places.ts';
-import { toolRows } from './tool-rows.ts';
 
 /** Milliseconds that a look may take with all its attempts. */
 const LOOK_MS = 60_000;
@@ -86,6 +85,8 @@ export async function refreshConnection(
       await putBackRefresh(db, claimed, CROWDED_MS * (0.5 + random()));
       return { kind: 'crowded' };
     }
+    // what only connections need is loaded with the first
+    const { toolRows } = await import('./tool-rows.ts');
     const { rows, listed: count, dropped } = await toolRows(listed.listing, clock);
     const hint = listed.listing.ttlMs;
     const nextMs = hint === null ? deps.everyMs : Math.min(HINT_MS.most, Math.max(HINT_MS.least, hint));
@@ -211,7 +212,8 @@ async function listOnce(
   settings: Parameters<typeof openMcpSession>[0],
   signal: AbortSignal,
 ): Promise<Pick<Listed, 'session' | 'listing'>> {
-  const session = await (deps.open ?? openMcpSession)(settings, signal);
+  const open = deps.open ?? (await import('../../providers/mcp-session.ts')).openMcpSession;
+  const session = await open(settings, signal);
   try {
     return { session: session.server, listing: await session.listTools(signal) };
   } finally {

@@ -25,6 +25,8 @@ export type RefreshDeps = {
   readonly providers: OAuthProviders;
   readonly lanes: HostLanes;
   readonly metrics: Pick<CredentialMetrics, 'ended' | 'alarm' | 'rescued'>;
+  /** Whether the database's time can be relied on, so that a lease that looks lapsed has; absent: it always can. */
+  readonly isSteady?: () => boolean;
   readonly onRetry?: (error: Error) => void;
   /** For tests. */
   readonly signal?: (at: RefreshSignal) => void;

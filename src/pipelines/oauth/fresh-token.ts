@@ -1,14 +1,17 @@
 /** An access token for whoever is about to make a call: the stored one, or a fresh one. */
 import { sleep } from '../../clock.ts';
 import { type CredentialNow, claimCredential, credentialNow } from '../../db/credentials.ts';
-import { patientQueries } from '../../db/retry.ts';
+import { isLockTimeout, patientQueries, retryTransient } from '../../db/retry.ts';
 import { secretReferences } from '../../db/secret-references.ts';
 import { SecretError } from '../../secrets.ts';
 import { CREDENTIAL_LEASE_SECONDS, type RefreshDeps, tokenContext } from './attempt.ts';
 import { CredentialError } from './errors.ts';
 import { refreshClaimed } from './refresh.ts';
 
-export type FreshTokenDeps = RefreshDeps;
+export type FreshTokenDeps = RefreshDeps & {
+  /** Told of each refresh that is begun here. It goes on when nobody waits for it any more, and must not be cut off. */
+  readonly onRefreshing?: (work: Promise<unknown>) => void;
+};
 
 /** How often a refresh that somebody else makes is looked at, in milliseconds. */
 const LOOK_MS = 100;
@@ -49,23 +52,24 @@ export async function freshToken(
     const usable = await usableToken(deps, wanted, checked(now));
     if ('accessToken' in usable) return usable;
     if (!usable.isHeld) {
-      const claim = await claimCredential(
-        db,
-        { id: wanted.credentialId, workspaceId: wanted.workspaceId, request: null },
-        CREDENTIAL_LEASE_SECONDS,
-      );
+      const claim = await claimNow(deps, wanted);
       if (claim) {
         // not under the caller's signal: what others wait for is not called off
         const refreshing = refreshClaimed(deps, claim, { jobId: null, signal: new AbortController().signal });
         // the process may end meanwhile, and then the claim does
         refreshing.catch(() => {});
-        const outcome = await within(deps, refreshing, until, wanted.signal);
+        deps.onRefreshing?.(refreshing);
+        const outcome = await within(deps, refreshing, until, wanted.signal).catch((cause: unknown) => {
+          wanted.signal.throwIfAborted();
+          // it could not even be written down: the claim ends by itself
+          throw pending(deps, null, { cause });
+        });
         if (outcome === null) throw pending(deps, null);
         if (outcome.kind === 'refreshed') {
           return { accessToken: outcome.accessToken, tokenType: 'Bearer', version: outcome.version };
         }
         if (outcome.kind === 'failed' && outcome.status === 'active' && outcome.againMs !== null) {
-          throw pending(deps, outcome.againMs, outcome.code, outcome.reason);
+          throw pending(deps, outcome.againMs, outcome);
         }
         // everything else is in the row
         if (outcome.kind !== 'deferred') continue;
@@ -74,6 +78,19 @@ export async function freshToken(
     if (deps.clock.elapsed() + LOOK_MS > until) throw pending(deps, null);
     await sleep(deps.clock, LOOK_MS, wanted.signal);
   }
+}
+
+/** Null: another has it, or somebody holds its row. */
+function claimNow(
+  deps: FreshTokenDeps,
+  wanted: { readonly credentialId: string; readonly workspaceId: string; readonly signal: AbortSignal },
+): ReturnType<typeof claimCredential> {
+  const named = { id: wanted.credentialId, workspaceId: wanted.workspaceId, request: null };
+  const claim = () => claimCredential(deps.db, named, CREDENTIAL_LEASE_SECONDS, deps.isSteady?.());
+  return retryTransient(claim, { clock: deps.clock, signal: wanted.signal }).catch((error: unknown) => {
+    if (isLockTimeout(error)) return null;
+    throw error;
+  });
 }
 
 /** The answer of `work`, or null when `until` comes first. Rejects with the signal's reason. */
@@ -124,7 +141,9 @@ async function usableToken(
   wanted: Parameters<typeof freshToken>[1],
   now: CredentialNow,
 ): Promise<FreshToken | { readonly isHeld: boolean }> {
-  const isOld = now.expires_in_ms !== null && now.expires_in_ms < wanted.minimumMs;
+  // in the first half of its life a token is as fresh as its provider makes them
+  const isYoung = (now.expires_in_ms ?? 0) > Math.max(now.refreshed_ms_ago ?? Number.POSITIVE_INFINITY, 0);
+  const isOld = now.expires_in_ms !== null && now.expires_in_ms < wanted.minimumMs && !isYoung;
   const canRefresh = now.credential_type === 'oauth' && now.refresh_token !== null;
   let token: string | null = null;
   if (now.access_token !== null) {
@@ -158,7 +177,7 @@ async function usableToken(
   }
   // one that failed a moment ago is not asked for again by everybody who needs it
   if (now.refresh_failures > 0 && (now.again_in_ms ?? 0) > 0) {
-    throw pending(deps, now.again_in_ms, now.reason_code ?? undefined, now.reason ?? undefined);
+    throw pending(deps, now.again_in_ms, { code: now.reason_code, reason: now.reason });
   }
   return { isHeld: now.is_held };
 }
@@ -166,10 +185,10 @@ async function usableToken(
 function pending(
   deps: FreshTokenDeps,
   againMs: number | null,
-  code?: string,
-  reason?: string,
+  why: { readonly code?: string | null; readonly reason?: string | null; readonly cause?: unknown } = {},
 ): CredentialError {
-  return new CredentialError(code ?? 'refresh_pending', reason ?? 'The token is being refreshed.', {
+  return new CredentialError(why.code ?? 'refresh_pending', why.reason ?? 'The token is being refreshed.', {
+    cause: why.cause,
     nextStep: 'It is tried again by itself.',
     transient: true,
     retryAt: againMs === null ? null : new Date(deps.clock.now() + againMs),

@@ -100,7 +100,7 @@ async function settled(deps: RefreshDeps, attempt: Attempt): Promise<RefreshOutc
   const leave = await deps.lanes.enter(hostOf(client.endpoint));
   if (leave === null) return deferred(deps, attempt, spread(LANE_FULL_MS));
   try {
-    return await ask(deps, attempt, client, token);
+    return await ask(deps, attempt, client, token, leave);
   } finally {
     leave();
   }
@@ -113,6 +113,7 @@ async function ask(
   attempt: Attempt,
   client: OAuthClient,
   token: string,
+  answered: () => void,
 ): Promise<RefreshOutcome> {
   const { claim } = attempt;
   const isOurs = await patiently(
@@ -139,6 +140,9 @@ async function ask(
   } catch (error) {
     if (!(error instanceof TokenError)) throw error;
     return refused(deps, attempt, client, error);
+  } finally {
+    // whoever holds the credential's row now holds up no other's request
+    answered();
   }
   deps.signal?.('token_answered');
   const outcome = await storeAnswer(deps, attempt, {
@@ -240,11 +244,20 @@ async function misconfigured(
 ): Promise<RefreshOutcome> {
   const { claim } = attempt;
   if (!more.isOwn) {
-    const { isNewAlarm } = await endpointFailed(deps.db, claim.provider.id, {
-      blockMs: null,
-      isAlarm: true,
-      reasonCode: 'provider_misconfigured',
-      reason,
+    // the credential's own row is to say it in any case
+    const { isNewAlarm } = await patiently(
+      deps,
+      () =>
+        endpointFailed(deps.db, claim.provider.id, {
+          blockMs: null,
+          isAlarm: true,
+          reasonCode: 'provider_misconfigured',
+          reason,
+        }),
+      AbortSignal.timeout(START_PATIENCE_MS),
+    ).catch((cause: unknown) => {
+      deps.onRetry?.(cause as Error);
+      return { isNewAlarm: false };
     });
     deps.metrics.alarm(claim.provider.name);
     if (isNewAlarm) {

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { lockVersion, rescueTokens, storeTokens } from '../../db/credential-outcomes.ts';
 import type { ClaimedCredential } from '../../db/credentials.ts';
+import { isLockTimeout, isTransient, retryTransient } from '../../db/retry.ts';
 import { secretReferences } from '../../db/secret-references.ts';
 import type { SecretContext } from '../../secrets.ts';
 import {
@@ -13,9 +14,11 @@ import {
   tokenContext,
 } from './attempt.ts';
 
-/** A row that somebody holds for so long, or a database that is away for longer, is not waited for: the token is kept elsewhere. */
+/** A row that somebody holds for so long is not waited for: the token is kept elsewhere. */
 const ROW_PATIENCE_MS = 30_000;
+/** Nor is what holds it up there; a database that is away is waited for much longer, since nobody else has the token. */
 const KEEP_PATIENCE_MS = 300_000;
+const AWAY_PATIENCE_MS = 6 * 3_600_000;
 
 export type Answer = {
   readonly accessToken: string;
@@ -110,8 +113,8 @@ async function keep(
 ): Promise<RefreshOutcome> {
   const { claim } = attempt;
   const id = randomUUID();
-  const isKept = await patiently(
-    deps,
+  const until = deps.clock.elapsed() + KEEP_PATIENCE_MS;
+  const isKept = await retryTransient(
     () =>
       rescueTokens(
         deps.db,
@@ -128,7 +131,12 @@ async function keep(
         },
         logOf(deps, attempt, 'token_rescued', { message: why }),
       ),
-    AbortSignal.timeout(KEEP_PATIENCE_MS),
+    {
+      clock: deps.clock,
+      signal: AbortSignal.timeout(AWAY_PATIENCE_MS),
+      retryIf: (error) => isTransient(error) || (isLockTimeout(error) && deps.clock.elapsed() < until),
+      ...(deps.onRetry ? { onRetry: deps.onRetry } : {}),
+    },
   );
   if (!isKept) return { kind: 'moved_on' };
   deps.metrics.rescued();

@@ -63,6 +63,7 @@ export function claimedRun(changes: Partial<ClaimedRun> = {}): ClaimedRun {
     elapsed_ms: 0,
     waited_ms: 0,
     budgets: [],
+    has_token_limit: false,
     agent,
     model: {
       id: null,
