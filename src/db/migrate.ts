@@ -46,7 +46,7 @@ import * as m0033 from './migrations/0033_secrets.ts';
 import * as m0034 from './migrations/0034_event_triggers.ts';
 import * as m0035 from './migrations/0035_usage_rollup.ts';
 import * as m0036 from './migrations/0036_housekeeping.ts';
-import * as m0038 from './migrations/0037_limits_and_periods.ts';
+import * as m0037 from './migrations/0037_limits_and_periods.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -85,7 +85,7 @@ const migrations: Record<string, Migration> = {
   '0034_event_triggers': m0034,
   '0035_usage_rollup': m0035,
   '0036_housekeeping': m0036,
-  '0037_limits_and_periods': m0038,
+  '0037_limits_and_periods': m0037,
 };
 
 /** Name of the newest migration that this version of agentd knows. */

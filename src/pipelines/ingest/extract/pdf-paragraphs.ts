@@ -26,7 +26,7 @@ export function joinPages(
   pages: readonly PdfPage[],
   markup: 'markdown' | 'plain',
 ): { text: string; pageStarts: number[] } {
-  const words = pages.some(({ lines }) => lines.some((line) => ENDS_HYPHEN.test(line)))
+  const words = pages.some(({ lines }) => lines.some((line) => partedWord(line) !== null))
     ? vocabulary(pages)
     : new Set<string>();
   const out: string[] = [];
@@ -78,8 +78,8 @@ const HYPHEN = '-';
 /** What stands between two lines; null: they are two. */
 function glueOf(before: Line, line: Line, isNewPage: boolean, words: ReadonlySet<string>): string | null {
   if (before.level > 0 || line.level > 0) return null;
-  const first = ENDS_HYPHEN.exec(before.text)?.[1];
-  const second = STARTS_WORD.exec(line.text)?.[0];
+  const first = partedWord(before.text);
+  const second = first ? STARTS_WORD.exec(line.text)?.[0] : undefined;
   if (first && second) {
     const whole = `${first}${second}`.toLowerCase();
     return !words.has(whole) && words.has(`${first}-${second}`.toLowerCase()) ? '' : HYPHEN;
@@ -96,6 +96,12 @@ function glueOf(before: Line, line: Line, isNewPage: boolean, words: ReadonlySet
   if (before.isFull) return blank;
   const isLong = before.width >= MIN_WIDTH && before.text.length >= 0.6 * before.width;
   return isLong && STARTS_LOWER.test(line.text) && !ENDS_SENTENCE.test(before.text) ? blank : null;
+}
+
+/** The letters before a hyphen at the line's end; null where there is none. The last character is looked at first: the expression tries every word. */
+function partedWord(text: string): string | null {
+  const last = text.charCodeAt(text.length - 1);
+  return last === 0x2d || last === 0x2010 ? (ENDS_HYPHEN.exec(text)?.[1] ?? null) : null;
 }
 
 /** The width that most of a page's lines stay within: long ones are prose, and few are longer. */

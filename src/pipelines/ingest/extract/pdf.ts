@@ -12,7 +12,7 @@ const STEP = 20;
 /** Fewer letters a page than these, on average, are stamps and page numbers of a scan. */
 const MIN_LETTERS = 10;
 
-const LETTER = /[a-zA-Z0-9]|[\p{L}\p{N}]/u;
+const LETTER = /[\p{L}\p{N}]/u;
 /** What fonts say that do not know their letters. */
 const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/u;
 
@@ -85,14 +85,26 @@ async function readLines(
   return pages;
 }
 
+/** Of A–Z, a–z, 0–9: most of most texts, which no expression needs to look at. */
+const isAsciiLetter = (code: number): boolean =>
+  (code >= 0x61 && code <= 0x7a) || (code >= 0x41 && code <= 0x5a) || (code >= 0x30 && code <= 0x39);
+
 /** A scan, or fonts that do not say which letters their shapes are: both need text recognition. */
 function requireText(pages: readonly (readonly string[])[], file: PdfFile): void {
   let [letters, unknown] = [0, 0];
   for (const lines of pages)
     for (const line of lines)
-      for (const char of line)
+      for (let i = 0; i < line.length; i++) {
+        const code = line.charCodeAt(i);
+        if (code < 0x80) {
+          if (isAsciiLetter(code)) letters++;
+          continue;
+        }
+        const char = String.fromCodePoint(line.codePointAt(i) ?? code);
+        i += char.length - 1;
         if (LETTER.test(char)) letters++;
         else if (UNKNOWN.test(char)) unknown++;
+      }
   if (unknown > letters) throw needsOcr('The PDF');
   if (letters >= MIN_LETTERS * pages.length || !file.drawsWithoutText()) {
     if (letters === 0) throw empty();
