@@ -333,7 +333,9 @@ describe('the period of a subscription', () => {
       const month = own[0]?.month ?? '';
       expected[month] = (expected[month] ?? 0) + fact.amount;
     }
-    expect(await counters(), `seed ${seed}`).toEqual(expected);
+    // a period that everything has moved out of keeps a counter of nothing
+    const counted = Object.fromEntries(Object.entries(await counters()).filter(([, used]) => used !== 0));
+    expect(counted, `seed ${seed}`).toEqual(expected);
   });
 });
 
