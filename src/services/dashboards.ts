@@ -18,23 +18,10 @@ export type DashboardsDeps = ServiceDeps & { readonly db: Database };
 
 /** The refreshing as a service. It stops at once: what it computes is given up. */
 export function dashboards(deps: DashboardsDeps): Service {
-  let abort = new AbortController();
-  const loop = periodic('dashboards', deps, async () => {
-    await refreshDashboards(deps, abort.signal);
+  return periodic('dashboards', deps, async (signal) => {
+    await refreshDashboards(deps, signal);
     return LOOK_EVERY_MS * (0.9 + Math.random() * 0.2);
   });
-  return {
-    name: loop.name,
-    start() {
-      abort = new AbortController();
-      loop.start();
-    },
-    wake: loop.wake,
-    stop() {
-      abort.abort();
-      return loop.stop();
-    },
-  };
 }
 
 /** Computes the views that are due and nobody else has taken. Returns how many were refreshed. */

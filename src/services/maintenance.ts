@@ -30,10 +30,9 @@ export type MaintenanceDeps = ServiceDeps & {
 /** Maintenance as a service. It stops after the batch under way. */
 export function maintenance(deps: MaintenanceDeps): Service {
   const { db, log } = deps;
-  let abort = new AbortController();
   let isRegistered = false;
   let isDoubtful = false;
-  const loop = periodic('maintenance', deps, async () => {
+  return periodic('maintenance', deps, async (signal) => {
     if (!isRegistered) {
       await registerTasks(
         db,
@@ -52,23 +51,11 @@ export function maintenance(deps: MaintenanceDeps): Service {
       isDoubtful = true;
     } else {
       isDoubtful = false;
-      while (!abort.signal.aborted && (await tidyOnce(deps, abort.signal)));
+      while (!signal.aborted && (await tidyOnce(deps, signal)));
     }
     await lookAtState(deps);
     return LOOK_MS * (0.9 + Math.random() * 0.2);
   });
-  return {
-    name: loop.name,
-    start() {
-      abort = new AbortController();
-      loop.start();
-    },
-    wake: loop.wake,
-    stop() {
-      abort.abort();
-      return loop.stop();
-    },
-  };
 }
 
 /** Works on the task that has been due for the longest. False: none is due. */

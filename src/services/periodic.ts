@@ -22,18 +22,19 @@ export interface Service {
 
 /**
  * Builds a service from its pass. The pass returns the milliseconds until the next one; after a failure it
- * comes after `afterFailureMs`.
+ * comes after `afterFailureMs`. A long pass ends early on its signal, which is aborted when the service stops.
  */
 export function periodic(
   name: string,
   deps: ServiceDeps,
-  pass: () => Promise<number>,
+  pass: (signal: AbortSignal) => Promise<number>,
   afterFailureMs = 1_000,
 ): Service {
   let timer: Timer | null = null;
   let running: Promise<void> | null = null;
   let again = false;
   let stopped = true;
+  let abort = new AbortController();
 
   const run = (): void => {
     timer?.cancel();
@@ -42,7 +43,7 @@ export function periodic(
       again = true;
       return;
     }
-    running = pass()
+    running = pass(abort.signal)
       .catch((error: unknown) => {
         deps.metrics.databaseErrors.inc(name);
         deps.log.warn(
@@ -65,11 +66,13 @@ export function periodic(
     name,
     start() {
       stopped = false;
+      abort = new AbortController();
       run();
     },
     wake: run,
     async stop() {
       stopped = true;
+      abort.abort();
       timer?.cancel();
       await running;
     },
