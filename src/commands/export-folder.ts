@@ -4,6 +4,7 @@
  * Its files have names that are made here, never a tenant's.
  */
 import { createHash, type Hash, randomUUID } from 'node:crypto';
+import { renameSync, rmSync } from 'node:fs';
 import { type FileHandle, link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CommandError, UsageError } from './errors.ts';
@@ -81,8 +82,17 @@ export async function putExport<T>(target: string, fill: (folder: string) => Pro
     await rm(folder, { recursive: true, force: true });
     await rm(archive, { force: true });
   };
+  // What is still being written meanwhile finds no folder under the old name any more, so nothing comes after what is removed.
   const undo = (signal: NodeJS.Signals): void => {
-    void clean().finally(() => process.exit(signal === 'SIGINT' ? 130 : 143));
+    const dropped = `${folder}.dropped`;
+    try {
+      renameSync(folder, dropped);
+      rmSync(dropped, { recursive: true, force: true });
+      rmSync(archive, { force: true });
+    } catch {
+      // not made yet, or in its place already
+    }
+    process.exit(signal === 'SIGINT' ? 130 : 143);
   };
   process.once('SIGINT', undo);
   process.once('SIGTERM', undo);
