@@ -26,10 +26,12 @@ describe('functions', () => {
     ).toEqual(expect.arrayContaining(['agent_platform', 'agentcenter', 'agentd', 'agentopia', 'public']));
   });
 
-  test('have a fixed search_path in which nothing of the caller comes first', async () => {
+  test('have a fixed search_path in which nothing of the caller comes first, but for the clock, which names all in full', async () => {
     const open = `select f.oid::regprocedure::text from (${functions}) f
                    where not coalesce(f.proconfig, '{}') && array['search_path=pg_catalog, pg_temp']`;
-    expect(await column(db.pool, open, [ours])).toEqual([]);
+    expect(await column(db.pool, open, [ours])).toEqual(['agentd.now()']);
+    const body = `select btrim(p.prosrc, E' \\n') from pg_proc p where p.oid = 'agentd.now()'::regprocedure`;
+    expect(await column(db.pool, body)).toEqual(['select pg_catalog.statement_timestamp()']);
   });
 
   test('run as their definer in schema agentd alone', async () => {

@@ -33,15 +33,6 @@ const ourTables = `
      and c.relkind in ('r', 'p')
      and c.relname not in ('migrations', 'migration_lock')`;
 
-test('every function has a fixed search_path in which nothing of the caller comes first', async () => {
-  const open = await column(
-    db.pool,
-    `select f.oid::regprocedure::text from (${ourFunctions}) f
-      where not coalesce(f.proconfig, '{}') && array['search_path=pg_catalog, pg_temp']`,
-  );
-  expect(open).toEqual([]);
-});
-
 test('no function of schema public runs as its definer', async () => {
   const definers = await column(
     db.pool,

@@ -75,17 +75,17 @@ function wrap(
 export async function setDatabaseClock(db: Database, at: Date | null): Promise<void> {
   await setClockBody(
     db,
-    at === null ? 'select statement_timestamp()' : `select timestamptz '${at.toISOString()}'`,
+    at === null ? 'select pg_catalog.statement_timestamp()' : `select timestamptz '${at.toISOString()}'`,
   );
 }
 
 /** Lets the database's clock go on at so many milliseconds from the real time, for every session. */
 export async function shiftDatabaseClock(db: Database, ms: number): Promise<void> {
-  await setClockBody(db, `select statement_timestamp() + interval '${ms} milliseconds'`);
+  await setClockBody(db, `select pg_catalog.statement_timestamp() + interval '${ms} milliseconds'`);
 }
 
 async function setClockBody(db: Database, body: string): Promise<void> {
   await db.query(
-    `create or replace function agentd.now() returns timestamptz language sql stable set search_path = '' as $$ ${body} $$`,
+    `create or replace function agentd.now() returns timestamptz language sql stable as $$ ${body} $$`,
   );
 }

@@ -206,9 +206,10 @@ async function createHelpers(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
-    -- The one clock of all behaviour that depends on time. Tests replace its body.
+    -- The one clock of all behaviour that depends on time. Tests replace its body. Unlike every other function it has no setting of its
+    -- own, and its body names all in full: so it is put into the statements that ask it, where a call cost each of them 30 µs.
     create function agentd.now() returns timestamptz
-    language sql stable set search_path = pg_catalog, pg_temp as $$
+    language sql stable as $$
       select pg_catalog.statement_timestamp()
     $$;
 

@@ -11,7 +11,7 @@ import { countCalls, EVENT_FUNCTIONS } from './usage-events.ts';
 import { LIVE_BEFORE, LIVE_UNTIL } from './usage-limits.ts';
 import { PERIOD_FUNCTIONS } from './usage-periods.ts';
 import { REPAIR_FUNCTIONS } from './usage-repair.ts';
-import { COUNTED_AT, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
+import { COUNTED_AT, IS_CALL, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
 
 const before = {
   natural_usage_period: functionOf(PERIOD_FUNCTIONS, 'natural_usage_period'),
@@ -99,7 +99,7 @@ export const COUNTER_PERIODS = `
         from public.usage_events e
        where e.workspace_id = p_workspace_id and e.metric in ('conversation', 'message', 'tokens') and ${COUNTED_AT} >= p_since
          and (pg_visible_in_snapshot(e.xid, (select s.snapshot from agentd.usage_rollup_state s where s.name = 'usage'))
-              or starts_with(e.idempotency_key, 'call:') or starts_with(e.idempotency_key, 'void:'))
+              or ${IS_CALL})
          and not exists (select 1 from agentd.usage_reservations r
                           where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.metric = ${METRIC('e.metric')})
       union all

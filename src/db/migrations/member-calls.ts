@@ -30,7 +30,7 @@ export const MEMBER_CALLS = `
             from public.usage_events e
            where e.workspace_id = v_call.workspace_id
              and e.occurred_at between v_call.called_at - interval '${APART}' and v_call.called_at + interval '${APART}'
-             and e.metric = 'conversation' and starts_with(e.idempotency_key, 'conversation:')
+             and e.metric = 'conversation' and e.idempotency_key like 'conversation:%'
              and not exists (select 1 from public.usage_event_keys k
                               where k.workspace_id = e.workspace_id and k.idempotency_key = 'void:' || e.idempotency_key)
            order by e.occurred_at desc limit 1;

@@ -69,7 +69,7 @@ export const EVENT_FUNCTIONS = `
            and e.occurred_at >= c.since - interval '${BEFORE_FIRST_CALL}' and e.occurred_at < c.since + interval '${AFTER_FIRST_CALL}'
          where c.since > agentd.now() - 2 * interval '${AFTER_FIRST_CALL}'
            and (p_workspace_id is null or c.workspace_id = p_workspace_id)
-           and e.metric = 'conversation' and starts_with(e.idempotency_key, 'conversation:')
+           and e.metric = 'conversation' and e.idempotency_key like 'conversation:%'
            and exists (select 1 from public.workspaces w where w.id = e.workspace_id and w.settings ->> 'count_conversations' = 'calls')
            and not exists (select 1 from public.usage_event_keys k
                             where k.workspace_id = e.workspace_id and k.idempotency_key = 'void:' || e.idempotency_key)

@@ -15,6 +15,9 @@
 export const COUNTED_AT = `case when e.occurred_at > e.recorded_at + interval '24 hours' or e.occurred_at < e.recorded_at - interval '9600 hours'
                  then e.recorded_at else e.occurred_at end`;
 
+/** Calls, and what takes rows back for them: they have moved the counter themselves. (starts_with takes five times as long as like.) */
+export const IS_CALL = `(e.metric = 'conversation' and (e.idempotency_key like 'call:%' or e.idempotency_key like 'void:%'))`;
+
 /** A quarter of an hour, or a second where a workspace's periods begin at any. (As a join it took twice as long.) */
 export const DELTA_AT = `case when e.workspace_id in (select f.workspace_id from agentd.usage_by_second f) then date_trunc('second', ${COUNTED_AT})
               else date_bin(interval '15 minutes', ${COUNTED_AT}, timestamptz '2000-01-01 00:00:00+00') end`;
@@ -282,14 +285,13 @@ export const ROLLUP_FUNCTIONS = `
     $$;
 `;
 
-/** Whether the counter has an event already: calls, what takes rows back for them, and consume_usage move it themselves. */
+/** Whether the counter has an event already: calls and consume_usage move it themselves. */
 function inCounter(): string {
-  return `case when e.metric in ('conversation', 'message', 'tokens') then
-                   starts_with(e.idempotency_key, 'call:') or starts_with(e.idempotency_key, 'void:')
-                   or (v_granted and exists (
-                     select 1 from agentd.usage_reservations r
-                      where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key
-                        and r.metric = case e.metric when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end))
+  return `case when ${IS_CALL} then true
+                 when v_granted and e.metric in ('conversation', 'message', 'tokens') then exists (
+                   select 1 from agentd.usage_reservations r
+                    where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key
+                      and r.metric = case e.metric when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end)
                  else false end`;
 }
 
