@@ -26,9 +26,7 @@ export function joinPages(
   pages: readonly PdfPage[],
   markup: 'markdown' | 'plain',
 ): { text: string; pageStarts: number[] } {
-  const words = pages.some(({ lines }) => lines.some((line) => partedWord(line) !== null))
-    ? vocabulary(pages)
-    : new Set<string>();
+  const words = new Vocabulary(pages);
   const out: string[] = [];
   const pageStarts: number[] = [];
   let length = 0;
@@ -76,13 +74,12 @@ type Line = {
 /** Stands for: no blank, and the hyphen goes. */
 const HYPHEN = '-';
 /** What stands between two lines; null: they are two. */
-function glueOf(before: Line, line: Line, isNewPage: boolean, words: ReadonlySet<string>): string | null {
+function glueOf(before: Line, line: Line, isNewPage: boolean, words: Vocabulary): string | null {
   if (before.level > 0 || line.level > 0) return null;
   const first = partedWord(before.text);
   const second = first ? STARTS_WORD.exec(line.text)?.[0] : undefined;
   if (first && second) {
-    const whole = `${first}${second}`.toLowerCase();
-    return !words.has(whole) && words.has(`${first}-${second}`.toLowerCase()) ? '' : HYPHEN;
+    return words.keepsHyphen(first.toLowerCase(), second.toLowerCase()) ? '' : HYPHEN;
   }
   if (first && before.isFull && /^[\p{L}\p{N}]/u.test(line.text)) return '';
   // PDFium puts what follows a raised mark on a line of its own
@@ -111,13 +108,31 @@ function widthOf(lines: readonly string[]): number {
   return widths[Math.floor(0.85 * (widths.length - 1))] ?? 0;
 }
 
-/** Words of the whole document, those with hyphens as one: they tell `re-use` from a word that was merely parted. */
-function vocabulary(pages: readonly PdfPage[]): Set<string> {
-  const words = new Set<string>();
-  for (const { lines } of pages)
-    for (const line of lines)
-      for (const word of line.toLowerCase().match(/\p{Ll}+(?:-\p{Ll}+)*/gu) ?? []) words.add(word);
-  return words;
+/** Words of the whole document, those with hyphens as one: they tell `re-use` from a word that was merely parted. Read when first asked. */
+class Vocabulary {
+  readonly #pages: readonly PdfPage[];
+  #parted: Set<string> | null = null;
+  #whole: Set<string> | null = null;
+
+  constructor(pages: readonly PdfPage[]) {
+    this.#pages = pages;
+  }
+
+  /** Whether the document has the two with a hyphen between, and never as one word. */
+  keepsHyphen(first: string, second: string): boolean {
+    this.#parted ??= this.#words(/\p{Ll}+(?:-\p{Ll}+)+/gu, (line) => line.includes('-'));
+    if (!this.#parted.has(`${first}-${second}`)) return false;
+    this.#whole ??= this.#words(/\p{Ll}+(?:-\p{Ll}+)*/gu, () => true);
+    return !this.#whole.has(`${first}${second}`);
+  }
+
+  #words(pattern: RegExp, isWorthReading: (line: string) => boolean): Set<string> {
+    const words = new Set<string>();
+    for (const { lines } of this.#pages)
+      for (const line of lines)
+        if (isWorthReading(line)) for (const word of line.toLowerCase().match(pattern) ?? []) words.add(word);
+    return words;
+  }
 }
 
 /** @returns how many characters went. */

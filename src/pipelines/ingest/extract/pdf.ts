@@ -85,26 +85,19 @@ async function readLines(
   return pages;
 }
 
-/** Of A–Z, a–z, 0–9: most of most texts, which no expression needs to look at. */
-const isAsciiLetter = (code: number): boolean =>
-  (code >= 0x61 && code <= 0x7a) || (code >= 0x41 && code <= 0x5a) || (code >= 0x30 && code <= 0x39);
-
 /** A scan, or fonts that do not say which letters their shapes are: both need text recognition. */
 function requireText(pages: readonly (readonly string[])[], file: PdfFile): void {
+  // as many as decide: only where letters are unknown do all of them have to be known
+  const isUnknown = pages.some((lines) => lines.some((line) => UNKNOWN.test(line)));
+  const most = isUnknown ? Number.POSITIVE_INFINITY : MIN_LETTERS * pages.length;
   let [letters, unknown] = [0, 0];
-  for (const lines of pages)
-    for (const line of lines)
-      for (let i = 0; i < line.length; i++) {
-        const code = line.charCodeAt(i);
-        if (code < 0x80) {
-          if (isAsciiLetter(code)) letters++;
-          continue;
-        }
-        const char = String.fromCodePoint(line.codePointAt(i) ?? code);
-        i += char.length - 1;
-        if (LETTER.test(char)) letters++;
-        else if (UNKNOWN.test(char)) unknown++;
-      }
+  for (const lines of pages) {
+    if (letters >= most && letters > 0) break;
+    for (const char of lines.join('')) {
+      if (LETTER.test(char)) letters++;
+      else if (isUnknown && UNKNOWN.test(char)) unknown++;
+    }
+  }
   if (unknown > letters) throw needsOcr('The PDF');
   if (letters >= MIN_LETTERS * pages.length || !file.drawsWithoutText()) {
     if (letters === 0) throw empty();
