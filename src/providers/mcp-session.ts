@@ -30,6 +30,8 @@ export type McpSettings = {
   readonly maxPages: number;
   readonly allowedPrivateHosts: AllowedHosts;
   readonly clock: Clock;
+  /** False: over before a notification could matter, so no stream of them is asked for. */
+  readonly listens?: boolean;
   /** Commands by name; none if absent. */
   readonly stdio?: Readonly<Record<string, StdioServer>>;
   /** Instead of DNS, for tests. */
@@ -93,7 +95,7 @@ async function openHttp(settings: McpSettings, fetch: McpFetch, signal: AbortSig
   const url = new URL(settings.url);
   try {
     const transport = new StreamableHTTPClientTransport(url, {
-      fetch: fetch.fetch,
+      fetch: settings.listens === false ? withoutNotifications(fetch) : fetch.fetch,
       // how soon to come back for a stream that has ended is the server's to say, within bounds
       reconnectionScheduler: (reconnect, delay) => {
         const wait = Math.min(STREAM_AGAIN_MS.most, Math.max(STREAM_AGAIN_MS.least, delay));
@@ -119,6 +121,14 @@ async function openHttp(settings: McpSettings, fetch: McpFetch, signal: AbortSig
         : later;
     }
   }
+}
+
+/** As if the server offered no stream of notifications; answers that go on in another stream are fetched. */
+function withoutNotifications(fetch: McpFetch): McpFetch['fetch'] {
+  return (url, init) =>
+    init?.method === 'GET' && !new Headers(init.headers).has('last-event-id')
+      ? Promise.resolve(new Response(null, { status: 405 }))
+      : fetch.fetch(url, init);
 }
 
 /** A stream of events that ended is not begun again by itself: its calls are lost, and how soon to come back would be the server's to say. */

@@ -213,7 +213,7 @@ async function listOnce(
   signal: AbortSignal,
 ): Promise<Pick<Listed, 'session' | 'listing'>> {
   const open = deps.open ?? (await import('../../providers/mcp-session.ts')).openMcpSession;
-  const session = await open(settings, signal);
+  const session = await open({ ...settings, listens: false }, signal);
   try {
     return { session: session.server, listing: await session.listTools(signal) };
   } finally {
