@@ -8,7 +8,13 @@ import type { Config } from './config.ts';
 import { bossOptions } from './db/boss.ts';
 import { type BudgetRequest, reserveBudgets } from './db/budgets.ts';
 import { connectDatabase } from './db/connect.ts';
-import { type ConnectionLimits, type Database, openDatabase, type Queryable } from './db/database.ts';
+import {
+  type ConnectionLimits,
+  type Database,
+  openDatabase,
+  type Queryable,
+  WORKER_LIMITS,
+} from './db/database.ts';
 import { DatabaseTime } from './db/database-time.ts';
 import { admitArrivals, wakeUp } from './db/jobs.ts';
 import { databaseTasks } from './db/maintenance-tasks.ts';
@@ -92,11 +98,6 @@ const LEASE_SECONDS = 15;
 const MODEL_CALL_TIMEOUT_MS = 10 * 60_000;
 /** How often pg-boss deletes finished jobs. */
 const BOSS_MAINTENANCE_SECONDS = 600;
-/**
- * A statement of the worker does the work of many tenants at once: a row that one of them holds must not hold the
- * others up, and neither may a server that hangs.
- */
-const LIMITS: ConnectionLimits = { lockMs: 250, statementMs: 30_000, answerMs: 40_000 };
 /** What a tenant makes expensive, such as a search, has connections and limits of its own. */
 const READ_LIMITS: ConnectionLimits = { lockMs: 1_000, statementMs: 5_000, answerMs: 10_000 };
 const READ_CONNECTIONS = 4;
@@ -164,7 +165,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
   const connection = await connectDatabase(config, {
     max: 12,
-    limits: { ...LIMITS, ...options.databaseLimits },
+    limits: { ...WORKER_LIMITS, ...options.databaseLimits },
     applicationName: `agentd ${workerId}`,
     onError: (error) => {
       metrics.databaseErrors.inc('pool');
@@ -633,7 +634,7 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
 
 /** An item whose row somebody holds is tried again by itself. */
 function lockedAgain(error: unknown): number | null {
-  return isLockTimeout(error) ? LIMITS.lockMs : null;
+  return isLockTimeout(error) ? WORKER_LIMITS.lockMs : null;
 }
 
 /** Throws DatabaseStateError behind a pooler on which statements would fail at random; warns of one that only costs time. */

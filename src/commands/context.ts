@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Config, loadConfig } from '../config.ts';
 import { type Connection, connectDatabase } from '../db/connect.ts';
-import type { Database } from '../db/database.ts';
+import type { ConnectionLimits, Database } from '../db/database.ts';
 import { isListening } from '../db/embedded.ts';
 import { type IdKind, idsByPrefix, isIdPrefix } from '../db/ids.ts';
 import { CommandError, UsageError } from './errors.ts';
@@ -22,11 +22,12 @@ export type CommandContext = {
   config(): Config;
   /**
    * Runs `work` with the database and closes it, whatever happens.
-   * Without `create`, an embedded database that was never started is an error, not a reason to make one.
+   * Without `create`, an embedded database that was never started is an error, not a reason to make one. Without `limits` a statement takes
+   * as long as it takes, and waits for whoever holds its rows.
    */
   withDatabase<T>(
     work: (db: Database, config: Config) => Promise<T>,
-    options?: { create?: boolean },
+    options?: { create?: boolean; limits?: ConnectionLimits },
   ): Promise<T>;
   /** Ends the command with this exit code once it returns. */
   exitWith(code: number): void;
@@ -51,7 +52,7 @@ export function createContext(parts: {
     config,
     async withDatabase(work, options = {}) {
       const inForce = config();
-      const connection = await openFor(inForce, options.create === true);
+      const connection = await openFor(inForce, options.create === true, options.limits);
       try {
         return await work(connection.db, inForce);
       } finally {
@@ -63,7 +64,11 @@ export function createContext(parts: {
 }
 
 /** Connects for a command that lives a moment. */
-export async function openFor(config: Config, create: boolean): Promise<Connection> {
+export async function openFor(
+  config: Config,
+  create: boolean,
+  limits?: ConnectionLimits,
+): Promise<Connection> {
   if (config.databaseUrl === null && !create) {
     const served = config.embeddedPort !== 0 && (await isListening(config.embeddedPort));
     if (!served && !existsSync(join(config.dataDir, 'postgres'))) {
@@ -73,7 +78,12 @@ export async function openFor(config: Config, create: boolean): Promise<Connecti
       );
     }
   }
-  return connectDatabase(config, { max: 4, applicationName: 'agentd-cli', onError: () => {} });
+  return connectDatabase(config, {
+    max: 4,
+    applicationName: 'agentd-cli',
+    onError: () => {},
+    ...(limits ? { limits } : {}),
+  });
 }
 
 /** The id that a person meant by its beginning. Throws UsageError for no id or several, CommandError for none found. */

@@ -1,9 +1,16 @@
 /** The stored files of a workspace, deleted one by one. */
 import type { Config } from '../config.ts';
 import type { Database } from '../db/database.ts';
-import { filesAfter, type StoredFile, strayObjects } from '../db/workspace-erasing.ts';
-import { DocumentError } from '../providers/document-error.ts';
+import {
+  filesAfter,
+  forgetAllObjects,
+  forgetObjects,
+  type ObjectPlace,
+  type StoredFile,
+  strayObjects,
+} from '../db/workspace-files.ts';
 import { type ObjectStorage, openStorage } from '../providers/object-storage.ts';
+import { FailingBuckets } from './failing-buckets.ts';
 import { count } from './format.ts';
 
 /** A file that stays. */
@@ -16,6 +23,7 @@ export type FileReport = {
   readonly kept: number;
   readonly kept_files: readonly KeptFile[];
   /** Files that could not be deleted; of many the first hundred. */
+  readonly not_deleted: number;
   readonly failed: readonly KeptFile[];
 };
 
@@ -28,7 +36,10 @@ const REASONS = {
   foreign: 'it lies in no folder of the workspace, nor of the user of its row',
 } as const;
 
-/** Deletes the files that rows of a workspace name, and those that agentd stored for it; with `isPreview` counts them. The rows stay. */
+/**
+ * Deletes the files that rows of a workspace name, and those that agentd stored for it; with `isPreview` counts them. The rows stay, and the notes
+ * of what could not be deleted: maintenance tries again.
+ */
 export async function eraseFiles(
   db: Database,
   config: Config,
@@ -39,70 +50,93 @@ export async function eraseFiles(
     readonly note: (text: string) => void;
   },
 ): Promise<FileReport> {
-  const report = { deleted: 0, kept: 0, kept_files: [] as KeptFile[], failed: [] as KeptFile[] };
+  const report: Mutable = { deleted: 0, kept: 0, kept_files: [], not_deleted: 0, failed: [] };
   const storage =
     options.isPreview || options.leaveFiles ? null : openStorage(config.storageUrl, config.storageKeys);
-  const take = async (files: readonly Omit<StoredFile, 'id'>[]): Promise<void> => {
-    const gone: Omit<StoredFile, 'id'>[] = [];
+  const failing = storage === null ? null : new FailingBuckets(storage);
+  const take = async (files: readonly StoredFile[], isUploaded: boolean): Promise<void> => {
+    const going: StoredFile[] = [];
     for (const file of files) {
-      const reason = options.leaveFiles
-        ? 'it was to be left'
-        : file.stays === null
-          ? null
-          : REASONS[file.stays];
-      if (reason === null) gone.push(file);
-      else if (++report.kept <= MOST_LISTED) report.kept_files.push(about(file, reason));
+      const reason = reasonToStay(file, options.leaveFiles);
+      if (reason === null) going.push(file);
+      else {
+        report.kept++;
+        list(report.kept_files, file, reason);
+      }
     }
-    if (storage === null) {
-      report.deleted += gone.length;
+    if (storage === null || failing === null) {
+      report.deleted += going.length;
       return;
     }
+    const gone: StoredFile[] = [];
     await Promise.all(
       Array.from({ length: HANDS }, async () => {
-        for (let file = gone.pop(); file !== undefined; file = gone.pop())
-          await removeOne(storage, file, report);
+        for (let file = going.pop(); file !== undefined; file = going.pop()) {
+          const reason = await removeOne(storage, file, failing);
+          if (reason === null) gone.push(file);
+          else {
+            report.not_deleted++;
+            list(report.failed, file, reason);
+          }
+        }
       }),
     );
+    report.deleted += gone.length;
+    await forgetObjects(db, gone, isUploaded);
     options.note(`${count(report.deleted)} files deleted so far`);
   };
-  const isOver = (files: readonly unknown[]): boolean =>
-    files.length < AT_ONCE || report.failed.length >= MOST_LISTED;
   try {
     for (let after: string | null = null; ; ) {
-      const files: StoredFile[] = await filesAfter(db, workspaceId, after, AT_ONCE);
-      if (files.length > 0) await take(files);
+      const files: (StoredFile & { id: string })[] = await filesAfter(db, workspaceId, after, AT_ONCE);
+      if (files.length > 0) await take(files, true);
       after = files.at(-1)?.id ?? null;
-      if (isOver(files)) break;
+      if (files.length < AT_ONCE) break;
     }
-    for (let after: Omit<StoredFile, 'id'> | null = null; ; ) {
-      const files: Omit<StoredFile, 'id'>[] = await strayObjects(db, workspaceId, after, AT_ONCE);
-      if (files.length > 0) await take(files);
+    for (let after: StoredFile | null = null; ; ) {
+      const files: StoredFile[] = await strayObjects(db, workspaceId, after, AT_ONCE);
+      if (files.length > 0) await take(files, false);
       after = files.at(-1) ?? null;
-      if (isOver(files)) break;
+      if (files.length < AT_ONCE) break;
     }
+    if (options.leaveFiles && !options.isPreview) await forgetAllObjects(db, workspaceId);
     return report;
   } finally {
     await storage?.close();
   }
 }
 
-const about = ({ bucket, storage_path }: Omit<StoredFile, 'id'>, reason: string): KeptFile => ({
-  bucket,
-  storage_path,
-  reason,
-});
+type Mutable = {
+  deleted: number;
+  kept: number;
+  kept_files: KeptFile[];
+  not_deleted: number;
+  failed: KeptFile[];
+};
 
+function reasonToStay({ stays }: StoredFile, leaveFiles: boolean): string | null {
+  if (leaveFiles) return 'it was to be left';
+  return stays === null ? null : REASONS[stays];
+}
+
+function list(listed: KeptFile[], { bucket, storage_path }: ObjectPlace, reason: string): void {
+  if (listed.length < MOST_LISTED) listed.push({ bucket, storage_path, reason });
+}
+
+/** Null: it is gone. Else why it is not. */
 async function removeOne(
   storage: ObjectStorage,
-  file: Omit<StoredFile, 'id'>,
-  report: { deleted: number; failed: KeptFile[] },
-): Promise<void> {
+  { bucket, storage_path }: ObjectPlace,
+  failing: FailingBuckets,
+): Promise<string | null> {
+  const known = failing.givenUp(bucket);
+  if (known !== null) return known.reason;
   try {
-    await storage.remove(file.bucket, file.storage_path, { signal: AbortSignal.timeout(ONE_MS) });
-    report.deleted++;
+    await storage.remove(bucket, storage_path, { signal: AbortSignal.timeout(ONE_MS) });
+    failing.answered(bucket);
+    return null;
   } catch (error) {
+    const { reason, reason_code } = await failing.failed(bucket, error);
     // what can be no object's path is no object
-    if (error instanceof DocumentError && error.code === 'not_found') return;
-    if (report.failed.length < MOST_LISTED) report.failed.push(about(file, (error as Error).message));
+    return reason_code === 'not_found' ? null : reason;
   }
 }

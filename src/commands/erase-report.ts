@@ -53,6 +53,8 @@ export function printErasure(output: Output, workspace: Named, erasure: Erasure)
   for (const { table, reason } of erasure.left_rows) output.line(`Left: ${table}: ${cut(reason, 200)}`);
   for (const file of [...files.failed, ...files.kept_files])
     output.line(`Left: ${cut(`${file.bucket}/${file.storage_path}`, 100)}: ${cut(file.reason, 200)}`);
+  const more = files.not_deleted + files.kept - files.failed.length - files.kept_files.length;
+  if (more > 0) output.line(`Left: ${count(more)} more files.`);
   for (const store of erasure.left_stores)
     output.line(
       `Daemons go on deleting ${count(store.sources)} sources in the ${store.kind} store ${store.store}` +

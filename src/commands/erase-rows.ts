@@ -3,6 +3,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import type { Database } from '../db/database.ts';
 import { deleteBatch, isLeft, limitBatch } from '../db/workspace-erasing.ts';
 import type { Path, PlannedTable } from '../db/workspace-plan.ts';
+import { busyReason } from './erase-waiting.ts';
 import { count } from './format.ts';
 
 /** Rows that stay, and why. */
@@ -10,8 +11,6 @@ export type LeftRows = { readonly table: string; readonly reason: string };
 
 export type Deletion = { readonly deleted: Map<string, number>; readonly left: readonly LeftRows[] };
 
-/** Held by another transaction, or its statement took too long beside others'. */
-const BUSY = new Set(['55P03', '57014', '40P01', '40001']);
 const NOTE_ROWS = 50_000;
 const SMALL_BATCH = 100;
 const MOST_SMALL = 10;
@@ -82,8 +81,8 @@ async function deletePath(
     } catch (error) {
       const { code, message } = error as { code?: string; message?: string };
       if (code === '23503' || code === '42501') return { rows, reason: message ?? code };
-      if (code === undefined || !BUSY.has(code)) throw error;
-      busy = message ?? code;
+      busy = busyReason(error);
+      if (busy === null) throw error;
     }
     waitedSince ??= performance.now();
     if (performance.now() - waitedSince > patienceMs) return { rows, reason: busy };

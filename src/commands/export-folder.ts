@@ -5,7 +5,7 @@
  */
 import { createHash, type Hash, randomUUID } from 'node:crypto';
 import { renameSync, rmSync } from 'node:fs';
-import { type FileHandle, link, mkdir, open, rename, rm, stat } from 'node:fs/promises';
+import { type FileHandle, link, mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
 import { CommandError, UsageError } from './errors.ts';
 import { packTar } from './tar.ts';
@@ -20,8 +20,9 @@ export class ExportFile {
   readonly path: string;
   readonly place: string;
   private readonly handle: FileHandle;
-  private readonly hash: Hash = createHash('sha256');
+  private hash: Hash = createHash('sha256');
   private bytes = 0;
+  private at = 0;
   private waiting: Buffer[] = [];
   private waitingBytes = 0;
 
@@ -37,20 +38,50 @@ export class ExportFile {
     return new ExportFile(path, place, await open(place, 'wx', 0o600));
   }
 
+  /** What is given is the caller's again when this is over. */
   async write(data: string | Uint8Array): Promise<void> {
+    if (typeof data !== 'string' && data.length >= BUFFER_BYTES) {
+      // as it is, without a copy
+      await this.flush();
+      return this.put(data);
+    }
     const bytes = typeof data === 'string' ? Buffer.from(data) : Buffer.from(data);
     this.waiting.push(bytes);
     this.waitingBytes += bytes.length;
     if (this.waitingBytes >= BUFFER_BYTES) await this.flush();
   }
 
+  /** Empties it: what was written so far was not to be. */
+  async restart(): Promise<void> {
+    this.waiting = [];
+    this.waitingBytes = 0;
+    this.hash = createHash('sha256');
+    this.bytes = 0;
+    await this.handle.truncate(0);
+    this.at = 0;
+  }
+
+  /** Closes it and takes it away. */
+  async drop(): Promise<void> {
+    await this.handle.close();
+    await rm(this.place);
+  }
+
   private async flush(): Promise<void> {
     const all = Buffer.concat(this.waiting);
     this.waiting = [];
     this.waitingBytes = 0;
-    this.hash.update(all);
-    this.bytes += all.length;
-    for (let at = 0; at < all.length; ) at += (await this.handle.write(all, at)).bytesWritten;
+    await this.put(all);
+  }
+
+  private async put(bytes: Uint8Array): Promise<void> {
+    this.hash.update(bytes);
+    this.bytes += bytes.length;
+    for (let done = 0; done < bytes.length; ) {
+      const { bytesWritten } = await this.handle.write(bytes, done, bytes.length - done, this.at);
+      done += bytesWritten;
+      this.at += bytesWritten;
+    }
   }
 
   /** Writes what waits, to the disk. */
@@ -115,6 +146,16 @@ export async function putExport<T>(target: string, fill: (folder: string) => Pro
     process.off('SIGTERM', undo);
     await clean();
   }
+}
+
+/** Where `.partial-` stands in the names of what exports began and did not end. */
+const PARTIAL = /\.partial-[0-9a-f]{8}(\.tar|\.dropped)?$/;
+
+/** What exports have begun beside this target, for it or for others, and left there: they were killed, or are running. */
+export async function leftovers(target: string): Promise<string[]> {
+  const parent = dirname(resolve(target));
+  const names = await readdir(parent).catch(() => []);
+  return names.filter((name) => PARTIAL.test(name)).map((name) => join(parent, name));
 }
 
 async function refuseExisting(place: string): Promise<void> {

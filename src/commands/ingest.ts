@@ -14,6 +14,7 @@ import {
   type UploadOwner,
   uploadOwners,
 } from '../db/uploads.ts';
+import { partOf } from '../providers/object-path.ts';
 import { openStorage } from '../providers/object-storage.ts';
 import { type CommandContext, resolveId } from './context.ts';
 import { CommandError, UsageError } from './errors.ts';
@@ -24,6 +25,8 @@ type Options = { workspace?: string; agent?: string; name?: string; wait: boolea
 
 const BUCKET = 'media-library';
 const LARGEST_BYTES = 100 * 1024 * 1024;
+/** How long storing it may take; LONGEST_UPLOAD_MINUTES is far more. */
+const WRITE_MS = 120_000;
 const LOOK_MS = 300;
 /** Workspaces that are named where it is not clear which is meant. */
 const MOST_LISTED = 10;
@@ -128,9 +131,9 @@ async function store(
   const storage = openStorage(config.storageUrl, config.storageKeys);
   try {
     // a name of its own: another file of this name stays what it is
-    const place = `${owner.workspace_id}/${randomUUID()}/${basename(path)}`;
+    const place = `${owner.workspace_id}/${randomUUID()}/${partOf(basename(path))}`;
     await noteObject(db, BUCKET, place);
-    await storage.write(BUCKET, place, bytes, { contentType: null, signal: AbortSignal.timeout(120_000) });
+    await storage.write(BUCKET, place, bytes, { contentType: null, signal: AbortSignal.timeout(WRITE_MS) });
     const { sourceId } = await insertUpload(db, owner, {
       name: file.name,
       type: null,

@@ -1,8 +1,8 @@
 import type { Command } from 'commander';
 import { systemClock } from '../clock.ts';
-import type { Database } from '../db/database.ts';
-import { databaseNow } from '../db/database-time.ts';
+import { type Database, WORKER_LIMITS } from '../db/database.ts';
 import { maintenanceTasks, registerTasks, type TaskState, takeTask } from '../db/maintenance.ts';
+import { ClocksApart, requireOneTime } from '../db/maintenance-clock.ts';
 import { workOn } from '../db/maintenance-run.ts';
 import { databaseTasks, type MaintenanceTask, type Preview } from '../db/maintenance-tasks.ts';
 import { loadRetention } from '../db/retention-rules.ts';
@@ -17,7 +17,10 @@ import type { Output } from './output.ts';
 type Json = { readonly json?: boolean };
 
 const LEASE_MS = 120_000;
-const MOST_DIFFERENCE_MS = 48 * 3_600_000;
+const HELD = {
+  held: 'somebody holds what hangs on it',
+  too_slow: 'what hangs on it is too much for one statement',
+} as const;
 
 /** `agentd maintenance list|run`. */
 export function register(program: Command, context: CommandContext): void {
@@ -75,11 +78,14 @@ export function register(program: Command, context: CommandContext): void {
     .action(async (name: string, options: { dryRun?: boolean }, command: Command) => {
       const output = context.output(command.optsWithGlobals<Json>());
       const tasks = chosen(name, allTasks(context));
-      await context.withDatabase(async (db) => {
-        if (options.dryRun === true) return preview(db, output, tasks);
-        await requireRightTime(db);
-        await run(db, output, tasks, (text) => context.note(text));
-      });
+      if (options.dryRun === true) return context.withDatabase((db) => preview(db, output, tasks));
+      await context.withDatabase(
+        async (db) => {
+          await requireOneTime(db, systemClock.now).catch(clocksApart);
+          await run(db, output, tasks, (text) => context.note(text));
+        },
+        { limits: WORKER_LIMITS },
+      );
     });
 }
 
@@ -104,11 +110,11 @@ function chosen(name: string, all: MaintenanceTask[]): MaintenanceTask[] {
   return [task];
 }
 
-async function requireRightTime(db: Database): Promise<void> {
-  const apart = (await databaseNow(db)).getTime() - systemClock.now();
-  if (Math.abs(apart) <= MOST_DIFFERENCE_MS) return;
+/** Says it as a command does. Throws anything else as it is. */
+function clocksApart(error: unknown): never {
+  if (!(error instanceof ClocksApart)) throw error;
   throw new CommandError(
-    'The clocks of the database and of this machine are days apart, so nothing was removed.',
+    'The clocks of the database and of this machine are days apart, so nothing is removed.',
     'Set the one that is wrong: rows would be taken for older, or younger, than they are.',
   );
 }
@@ -169,7 +175,7 @@ async function run(
     }
     let told = 0;
     let rows = 0;
-    const { row } = await workOn(
+    const { row, error } = await workOn(
       {
         db,
         clock: systemClock,
@@ -180,11 +186,15 @@ async function run(
           if (Math.floor(rows / 100_000) > told) note(`${name}: ${count(rows)} so far`);
           told = Math.floor(rows / 100_000);
         },
+        onHeld({ task: name, key, reason }) {
+          note(`${name}: ${key} stays until a later pass: ${HELD[reason]}`);
+        },
       },
       task,
       taken,
       { sliceMs: Number.POSITIVE_INFINITY, signal: new AbortController().signal },
     );
+    if (error instanceof ClocksApart) clocksApart(error);
     passes.push(
       row === null
         ? { name: task.name, outcome: 'lost', rows, held: 0, bytes: null }

@@ -1,8 +1,7 @@
 /** `agentd workspace erase`: what would go, and its going. */
-import { setTimeout as pause } from 'node:timers/promises';
 import type { Config } from '../config.ts';
 import { refreshDashboard } from '../db/dashboards.ts';
-import type { Database } from '../db/database.ts';
+import { type ConnectionLimits, type Database, type Queryable, WORKER_LIMITS } from '../db/database.ts';
 import { readCatalog } from '../db/workspace-catalog.ts';
 import {
   countJobs,
@@ -11,29 +10,31 @@ import {
   deleteAudit,
   deleteJobs,
   deleteVaultSecrets,
-  isWorkerAlive,
   maskWorkspace,
   type RemoteLeft,
   remoteLeft,
 } from '../db/workspace-erasing.ts';
 import { type PlannedTable, planWorkspace } from '../db/workspace-plan.ts';
 import { readingSnapshot } from '../db/workspace-rows.ts';
-import { retireStores, stopWork, workInHand } from '../db/workspace-stopping.ts';
+import { retireStores, workInHand } from '../db/workspace-stopping.ts';
 import { BILLING, LAST, REMOTE } from '../db/workspace-tables.ts';
 import { eraseFiles, type FileReport } from './erase-files.ts';
 import { eraseMemories } from './erase-memories.ts';
 import { deleteRows, type LeftRows } from './erase-rows.ts';
+import { busyReason, patiently, stop, type Waiting, waitForStores } from './erase-waiting.ts';
 import { count } from './format.ts';
-import { asOperator, operatorName } from './operator.ts';
+import { asOperator } from './operator.ts';
 
-export type EraseOptions = {
+export type EraseOptions = Waiting & {
   readonly keepBilling: boolean;
   readonly leaveFiles: boolean;
+  /** Files that can't be deleted are left, and keep nothing. */
+  readonly leaveFailed: boolean;
   readonly leaveMemories: boolean;
-  /** How long work in hand, rows that others hold, and other stores are waited for, each. */
-  readonly waitMs: number;
-  readonly note: (text: string) => void;
 };
+
+/** No row that somebody holds is waited for longer; counting what there is takes as long as it takes. */
+export const ERASE_LIMITS: ConnectionLimits = { ...WORKER_LIMITS, statementMs: 0, answerMs: 0 };
 
 export type Preview = {
   readonly tables: readonly {
@@ -47,6 +48,8 @@ export type Preview = {
   readonly stores: readonly RemoteLeft[];
   readonly files: FileReport;
 };
+
+const NO_FILES: FileReport = { deleted: 0, kept: 0, kept_files: [], not_deleted: 0, failed: [] };
 
 /** What an erasure did, and what it left. */
 export type Erasure = {
@@ -66,8 +69,6 @@ export type Erasure = {
   readonly left_stores: readonly RemoteLeft[];
   readonly notes: readonly string[];
 };
-
-const LOOK_MS = 250;
 
 /** The tables of a workspace that an erasure deletes from, in their order, and the other ones. */
 async function tablesOf(
@@ -122,72 +123,100 @@ export async function eraseWorkspace(
   const { gone, kept } = await tablesOf(db, options.keepBilling);
   const notes: string[] = [];
   await audit(db, workspaceId, { state: 'begun', keep_billing: options.keepBilling });
-  const cancelled = await stop(db, workspaceId, options, notes);
-  // before the stores are retired: nobody would know afterwards that they were memories
-  const memories = await eraseMemories(db, config, workspaceId, options);
-  const retired = memories.failed !== null ? 0 : await asOperator(db, (tx) => retireStores(tx, workspaceId));
-  if (retired > 0) note(`${count(retired)} stores elsewhere are being emptied`);
-
-  const files = await eraseFiles(db, config, workspaceId, {
-    isPreview: false,
-    leaveFiles: options.leaveFiles,
-    note,
-  });
-  // rows whose files could not be deleted say where those are: the workspace stays until they are gone
-  const removal =
-    memories.failed !== null
-      ? {
-          deleted: new Map<string, number>(),
-          left: [{ table: 'public.datastores', reason: memories.failed }],
-        }
-      : files.failed.length > 0
-        ? {
-            deleted: new Map<string, number>(),
-            left: [{ table: 'public.media_library', reason: files.failed[0]?.reason ?? '' }],
-          }
-        : await deleteRows(db, gone, workspaceId, { patienceMs: options.waitMs, note });
-  const isDone = removal.left.length === 0;
-  const jobs = isDone ? await all(db, (tx) => deleteJobs(tx, workspaceId)) : 0;
-  if (isDone && options.keepBilling) await asOperator(db, (tx) => maskWorkspace(tx, workspaceId));
-
+  const { cancelled, held } = await stop(db, workspaceId, options, notes);
+  const left: LeftRows[] = held === null ? [] : [{ table: 'public.workspaces', reason: held }];
+  const leave = (table: string, reason: string | null): void => {
+    if (reason !== null) left.push({ table, reason });
+  };
+  let forgotten = 0;
+  let files = NO_FILES;
+  if (held === null) {
+    // before the stores are retired: nobody would know afterwards that they were memories
+    const memories = await eraseMemories(db, config, workspaceId, options);
+    forgotten = memories.forgotten;
+    leave('public.datastores', memories.failed);
+    if (memories.failed === null) {
+      const retired = await patiently(db, options.waitMs, (tx) => retireStores(tx, workspaceId));
+      leave('public.datastores', retired.held);
+      if (retired.held === null && retired.result > 0)
+        note(`${count(retired.result)} stores elsewhere are being emptied`);
+    }
+    files = await eraseFiles(db, config, workspaceId, {
+      isPreview: false,
+      leaveFiles: options.leaveFiles,
+      note,
+    }).catch((error: unknown) => {
+      const reason = busyReason(error);
+      if (reason === null) throw error;
+      leave('agentd.stored_objects', reason);
+      return NO_FILES;
+    });
+    // rows whose files could not be deleted say where those are: the workspace stays until they are gone
+    if (files.not_deleted > 0 && !options.leaveFailed) {
+      const some = `${count(files.not_deleted)} stored files can't be deleted (--leave-failed leaves them)`;
+      leave('public.media_library', `${some}: ${files.failed[0]?.reason}`);
+    }
+  }
+  const deleted = new Map<string, number>();
+  const deleteAll = async (): Promise<void> => {
+    const removal = await deleteRows(db, gone, workspaceId, { patienceMs: options.waitMs, note });
+    for (const [table, rows] of removal.deleted) deleted.set(table, (deleted.get(table) ?? 0) + rows);
+    left.push(...removal.left);
+  };
+  const goOn = (): boolean => left.length === 0;
+  let jobs = 0;
+  if (goOn()) await deleteAll();
+  if (goOn()) {
+    const removal = await all(db, options.waitMs, (tx) => deleteJobs(tx, workspaceId));
+    jobs = removal.sum;
+    leave('pgboss.job', removal.held);
+    if (options.keepBilling) {
+      const masked = await patiently(db, options.waitMs, (tx) => maskWorkspace(tx, workspaceId));
+      leave('public.workspaces', masked.held);
+    }
+  }
   // what is not done yet needs another run in any case
-  const stores = isDone ? await waitForStores(db, workspaceId, options) : await remoteLeft(db, workspaceId);
+  const stores = goOn() ? await waitForStores(db, workspaceId, options) : await remoteLeft(db, workspaceId);
+  // what daemons still wrote of work that they had in hand
+  if (goOn()) await deleteAll();
   let vaultSecrets = 0;
-  if (isDone) {
-    // what daemons still wrote of work that they had in hand
-    const late = await deleteRows(db, gone, workspaceId, { patienceMs: options.waitMs, note });
-    for (const [table, rows] of late.deleted)
-      removal.deleted.set(table, (removal.deleted.get(table) ?? 0) + rows);
-    await all(db, (tx) => deleteAudit(tx, workspaceId));
+  if (goOn())
+    leave('agentd.audit_log', (await all(db, options.waitMs, (tx) => deleteAudit(tx, workspaceId))).held);
+  if (goOn()) {
     if (stores.length === 0) vaultSecrets = await forgetSecrets(db, workspaceId, options, notes);
     else
       notes.push(
         'Keys of stores that are being emptied stay until that is done: run the command again then.',
       );
     await refreshDashboards(db, notes);
+    notes.push(options.keepBilling ? BILLS_KEPT : BILLS_GONE);
   }
-  const rows = Object.fromEntries([...removal.deleted].sort());
   await audit(db, workspaceId, {
-    state: isDone ? 'erased' : 'incomplete',
-    rows: [...removal.deleted.values()].reduce((sum, n) => sum + n, 0),
+    state: goOn() ? 'erased' : 'incomplete',
+    rows: [...deleted.values()].reduce((sum, n) => sum + n, 0),
     files: files.deleted,
     stores_left: stores.length,
   });
   return {
     workspace_id: workspaceId,
-    is_done: isDone,
-    rows,
+    is_done: goOn(),
+    rows: Object.fromEntries([...deleted].sort()),
     cancelled_runs: cancelled,
     jobs,
     vault_secrets: vaultSecrets,
     files,
-    forgotten_people: memories.forgotten,
+    forgotten_people: forgotten,
     kept_tables: kept.map(({ name }) => name).sort(),
-    left_rows: removal.left,
+    left_rows: left,
     left_stores: stores,
     notes: [...notes, ...BEYOND],
   };
 }
+
+const BILLS_GONE =
+  'What bills were made of is gone, also what agentd.closed_workspaces had kept of it (--keep-billing keeps it).';
+const BILLS_KEPT =
+  'What bills were made of is kept, also what agentd.closed_workspaces has of a workspace that its owner deleted.';
 
 /** What no statement reaches. */
 const BEYOND = [
@@ -204,60 +233,17 @@ async function audit(db: Database, workspaceId: string, details: object): Promis
   );
 }
 
-/** Stops the workspace's work and waits until nobody has any of it in hand. Returns how many runs were cancelled. */
-async function stop(
+/** Batches until one finds nothing, with their sum. `held`: why one could not be done at last; null: all were. */
+async function all(
   db: Database,
-  workspaceId: string,
-  options: EraseOptions,
-  notes: string[],
-): Promise<number> {
-  let cancelled = 0;
-  const began = performance.now();
-  for (let said = ''; ; ) {
-    const stopped = await asOperator(db, (tx) => stopWork(tx, workspaceId, operatorName()));
-    cancelled += stopped;
-    const work = await workInHand(db, workspaceId);
-    if (stopped === 0 && work.length === 0) return cancelled;
-    const line = work.map((one) => `${count(one.count)} ${one.kind}`).join(', ');
-    if (performance.now() - began > options.waitMs) {
-      notes.push(
-        `It was not waited for longer that daemons let go of: ${line}. What they write of it is refused.`,
-      );
-      return cancelled;
-    }
-    if (line !== said && line !== '') options.note(`waiting for daemons to let go of ${line}`);
-    said = line;
-    await pause(LOOK_MS);
-  }
-}
-
-async function waitForStores(
-  db: Database,
-  workspaceId: string,
-  options: EraseOptions,
-): Promise<RemoteLeft[]> {
-  const began = performance.now();
-  for (let said = -1; ; ) {
-    const left = await remoteLeft(db, workspaceId);
-    if (left.length === 0 || performance.now() - began > options.waitMs) return left;
-    if (!(await isWorkerAlive(db))) {
-      options.note('No daemon is running that could empty the stores elsewhere.');
-      return left;
-    }
-    const sources = left.reduce((sum, store) => sum + store.sources, 0);
-    if (sources !== said)
-      options.note(`waiting for ${count(left.length)} stores elsewhere, ${count(sources)} sources`);
-    said = sources;
-    await pause(LOOK_MS);
-  }
-}
-
-/** Batches until one finds nothing. Returns the sum. */
-async function all(db: Database, batch: Parameters<typeof asOperator<number>>[1]): Promise<number> {
+  waitMs: number,
+  batch: (tx: Queryable) => Promise<number>,
+): Promise<{ readonly sum: number; readonly held: string | null }> {
   for (let sum = 0; ; ) {
-    const deleted = await asOperator(db, batch);
-    if (deleted === 0) return sum;
-    sum += deleted;
+    const deleted = await patiently(db, waitMs, batch);
+    if (deleted.held !== null) return { sum, held: deleted.held };
+    if (deleted.result === 0) return { sum, held: null };
+    sum += deleted.result;
   }
 }
 
@@ -271,7 +257,11 @@ async function forgetSecrets(
   const owners = planWorkspace(await readCatalog(db)).filter(({ name }) => name === 'agentd.vault_owners');
   try {
     const secrets = await asOperator(db, (tx) => deleteVaultSecrets(tx, workspaceId));
-    await deleteRows(db, owners, workspaceId, { patienceMs: options.waitMs, note: options.note });
+    const { left } = await deleteRows(db, owners, workspaceId, {
+      patienceMs: options.waitMs,
+      note: options.note,
+    });
+    if (left.length > 0) notes.push(`Rows of agentd.vault_owners stay: ${left[0]?.reason}`);
     return secrets;
   } catch (error) {
     notes.push(`Secrets of the Vault could not be deleted: ${(error as Error).message}.`);

@@ -1,13 +1,12 @@
 /** `agentd workspace export`: everything of a workspace as files. */
-import { createReadStream } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import type { Config } from '../config.ts';
 import type { Database, Queryable } from '../db/database.ts';
 import { readCatalog } from '../db/workspace-catalog.ts';
 import { planWorkspace } from '../db/workspace-plan.ts';
 import {
+  CUT,
   type ExportedTable,
   eachLine,
   exportFacts,
@@ -16,9 +15,8 @@ import {
   readingSnapshot,
 } from '../db/workspace-rows.ts';
 import { EXPORTED_IF } from '../db/workspace-tables.ts';
-import { DocumentError } from '../providers/document-error.ts';
-import { type ObjectStorage, openStorage } from '../providers/object-storage.ts';
 import { type ExportedFile, ExportFile, putExport } from './export-folder.ts';
+import { type ExportedObjects, exportObjects } from './export-objects.ts';
 import { count } from './format.ts';
 
 export type ExportOptions = {
@@ -41,24 +39,19 @@ export type Manifest = {
   readonly with_vectors: boolean;
   readonly with_files: boolean;
   readonly tables: readonly TableEntry[];
-  readonly objects: {
-    readonly index: ExportedFile | null;
-    readonly stored: number;
-    readonly missing: number;
-    readonly bytes: number;
-  } | null;
+  readonly objects: ExportedObjects | null;
   readonly notes: readonly string[];
 };
 
 type TableEntry = ExportedFile & {
   readonly table: string;
   readonly rows: number;
+  /** Of how many rows values were left out as too large. */
+  readonly cut_rows: number;
   readonly masked: readonly string[];
   readonly omitted: readonly string[];
 };
 
-const LARGEST_OBJECT_BYTES = 512 * 1024 * 1024;
-const OBJECT_MS = 600_000;
 const NOTE_ROWS = 100_000;
 
 /** Exports a workspace to a folder or an archive. Returns what the manifest says. */
@@ -78,9 +71,16 @@ export function exportWorkspace(
     const used = new Set<string>();
     const one = async (tx: Queryable, given: ExportedTable): Promise<void> => {
       const file = await ExportFile.create(folder, `tables/${fileNameOf(given.table.name, used)}.jsonl`);
-      const rows = await writeTable(tx, given, file, options.note);
+      const { rows, cut } = await writeTable(tx, given, file, options.note);
       const { masked, omitted } = given;
-      tables.push({ table: given.table.name, rows, ...(await file.end()), masked, omitted });
+      tables.push({
+        table: given.table.name,
+        rows,
+        cut_rows: cut,
+        ...(await file.end()),
+        masked,
+        omitted,
+      });
       if (rows > 0) options.note(`${given.table.name}: ${count(rows)} rows`);
     };
     const facts = options.isOneSnapshot
@@ -114,7 +114,7 @@ export function exportWorkspace(
       with_files: options.withFiles,
       tables,
       objects,
-      notes: notesOf(options),
+      notes: [...notesOf(options), ...notesOfCuts(tables)],
     };
     const last = await ExportFile.create(folder, 'manifest.json');
     await last.write(`${JSON.stringify(manifest, null, 2)}\n`);
@@ -143,6 +143,14 @@ function notesOf(options: ExportOptions): string[] {
   ];
 }
 
+const notesOfCuts = (tables: readonly TableEntry[]): string[] =>
+  tables
+    .filter(({ cut_rows }) => cut_rows > 0)
+    .map(
+      ({ table, cut_rows }) =>
+        `${count(cut_rows)} rows of ${table} are too large: "${CUT}" stands for values.`,
+    );
+
 /** A file's name for a table: letters, digits and dots, whatever the application called it. */
 function fileNameOf(table: string, used: Set<string>): string {
   const plain = table
@@ -161,69 +169,13 @@ async function writeTable(
   given: ExportedTable,
   file: ExportFile,
   note: (text: string) => void,
-): Promise<number> {
+): Promise<{ rows: number; cut: number }> {
   let rows = 0;
-  await eachLine(tx, given, async (lines) => {
+  const cut = await eachLine(tx, given, async (lines) => {
     for (const line of lines) await file.write(`${line}\n`);
     const before = Math.floor(rows / NOTE_ROWS);
     rows += lines.length;
     if (Math.floor(rows / NOTE_ROWS) > before) note(`${given.table.name}: ${count(rows)} rows so far`);
   });
-  return rows;
-}
-
-/** Copies the objects that the exported rows name, by number; objects.jsonl says which is which. */
-async function exportObjects(
-  config: Config,
-  folder: string,
-  rowsOfMedia: string | null,
-  note: (text: string) => void,
-): Promise<Manifest['objects']> {
-  if (rowsOfMedia === null) return { index: null, stored: 0, missing: 0, bytes: 0 };
-  await mkdir(join(folder, 'objects'), { mode: 0o700 });
-  const index = await ExportFile.create(folder, 'objects.jsonl');
-  const storage = openStorage(config.storageUrl, config.storageKeys);
-  const total = { stored: 0, missing: 0, bytes: 0 };
-  try {
-    const lines = createInterface({ input: createReadStream(join(folder, rowsOfMedia)) });
-    for await (const line of lines) {
-      const row = JSON.parse(line) as { id: string; bucket: string; storage_path: string | null };
-      if (row.storage_path === null) continue;
-      const about = { media_id: row.id, bucket: row.bucket, storage_path: row.storage_path };
-      const read = await readObject(storage, row.bucket, row.storage_path);
-      if ('reason' in read) {
-        total.missing++;
-        await index.write(`${JSON.stringify({ ...about, file: null, ...read })}\n`);
-        note(`file of media ${row.id} is left out: ${read.reason}`);
-        continue;
-      }
-      const file = await ExportFile.create(folder, `objects/${String(++total.stored).padStart(8, '0')}`);
-      await file.write(read.bytes);
-      const { path, bytes, sha256 } = await file.end();
-      total.bytes += bytes;
-      await index.write(`${JSON.stringify({ ...about, file: path, bytes, sha256 })}\n`);
-      if (total.stored % 100 === 0) note(`${count(total.stored)} files`);
-    }
-  } finally {
-    await storage.close();
-  }
-  return { index: await index.end(), ...total };
-}
-
-/** An object, or why there can be none. Throws where the storage fails: without it the export would be less than it says. */
-async function readObject(
-  storage: ObjectStorage,
-  bucket: string,
-  path: string,
-): Promise<{ bytes: Buffer } | { reason_code: string; reason: string }> {
-  try {
-    const signal = AbortSignal.timeout(OBJECT_MS);
-    const { bytes } = await storage.read(bucket, path, { maxBytes: LARGEST_OBJECT_BYTES, signal });
-    return { bytes };
-  } catch (error) {
-    const isForGood =
-      error instanceof DocumentError && ['not_found', 'too_large', 'corrupt'].includes(error.code);
-    if (!isForGood) throw error;
-    return { reason_code: error.code, reason: error.message };
-  }
+  return { rows, cut };
 }

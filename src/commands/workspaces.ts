@@ -1,15 +1,18 @@
 /** `agentd workspace export|erase`. */
 import { createInterface } from 'node:readline/promises';
 import type { Command } from 'commander';
+import type { Config } from '../config.ts';
 import type { Database } from '../db/database.ts';
+import { isFullId } from '../db/ids.ts';
 import { isRemembered } from '../db/workspace-erasing.ts';
 import { workspaceNamed } from '../db/workspace-rows.ts';
 import type { CommandContext } from './context.ts';
 import { printErasure, printPreview } from './erase-report.ts';
 import { CommandError, UsageError } from './errors.ts';
+import { leftovers } from './export-folder.ts';
 import { count, cut } from './format.ts';
 import { workspaceOf } from './workspace.ts';
-import { type EraseOptions, eraseWorkspace, previewErasure } from './workspace-erase.ts';
+import { ERASE_LIMITS, type EraseOptions, eraseWorkspace, previewErasure } from './workspace-erase.ts';
 import { exportWorkspace } from './workspace-export.ts';
 
 type Json = { readonly json?: boolean };
@@ -18,12 +21,12 @@ type EraseFlags = Json & {
   yes?: boolean;
   keepBilling?: boolean;
   leaveFiles?: boolean;
+  leaveFailed?: boolean;
   leaveMemories?: boolean;
   wait: string;
 };
 
 const WORKSPACE = 'slug or id of the workspace; at least six digits of an id';
-const FULL_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
 
 export function register(program: Command, context: CommandContext): void {
   const group = program.command('workspace').description('everything of a workspace as files, or gone');
@@ -45,6 +48,10 @@ export function register(program: Command, context: CommandContext): void {
     .action(async (text: string, target: string, _: unknown, command: Command) => {
       const flags = command.optsWithGlobals<ExportFlags>();
       const output = context.output(flags);
+      for (const place of await leftovers(target))
+        context.note(
+          `${place} is of an export that was killed or is running: remove it if it was killed (nothing here does)`,
+        );
       const manifest = await context.withDatabase(async (db, config) => {
         const id = await workspaceOf(db, text);
         const workspace = id === null ? null : await workspaceNamed(db, id);
@@ -57,14 +64,22 @@ export function register(program: Command, context: CommandContext): void {
           note: context.note,
         });
       });
-      if (output.json) return output.data({ target, ...manifest });
-      const rows = manifest.tables.reduce((sum, table) => sum + table.rows, 0);
       const { objects } = manifest;
-      output.line(
-        `${count(rows)} rows of ${count(manifest.tables.filter((table) => table.rows > 0).length)} tables` +
-          `${objects === null ? '' : `, ${count(objects.stored)} files (${count(objects.missing)} of them missing)`.replace(' (0 of them missing)', '')} are in ${target}.`,
-      );
-      for (const note of manifest.notes) output.line(`- ${note}`);
+      if (output.json) output.data({ target, ...manifest });
+      else {
+        const rows = manifest.tables.reduce((sum, table) => sum + table.rows, 0);
+        output.line(
+          `${count(rows)} rows of ${count(manifest.tables.filter((table) => table.rows > 0).length)} tables` +
+            `${objects === null ? '' : `, ${count(objects.stored)} files (${count(objects.missing)} of them missing)`.replace(' (0 of them missing)', '')} are in ${target}.`,
+        );
+        for (const note of manifest.notes) output.line(`- ${note}`);
+      }
+      if (objects !== null && objects.refused > 0) {
+        throw new CommandError(
+          `The storage did not give ${count(objects.refused)} files, which may be there; all the rest is in ${target}.`,
+          'objects.jsonl names them, each with its reason. Mend what they say and export again, or do without them.',
+        );
+      }
     });
 
   group
@@ -74,6 +89,7 @@ export function register(program: Command, context: CommandContext): void {
     .option('--yes', 'do it, without asking for the name')
     .option('--keep-billing', 'keep invoices, subscriptions and usage, and a nameless workspace for them')
     .option('--leave-files', 'leave the stored files where they are')
+    .option('--leave-failed', 'leave the stored files that can’t be deleted, and delete the rest')
     .option('--leave-memories', 'leave what agents remember of people in Zep')
     .option(
       '--wait <seconds>',
@@ -90,11 +106,12 @@ export function register(program: Command, context: CommandContext): void {
       const options: EraseOptions = {
         keepBilling: flags.keepBilling === true,
         leaveFiles: flags.leaveFiles === true,
+        leaveFailed: flags.leaveFailed === true,
         leaveMemories: flags.leaveMemories === true,
         waitMs: secondsOf(flags.wait) * 1000,
         note: context.note,
       };
-      await context.withDatabase(async (db, config) => {
+      const work = async (db: Database, config: Config): Promise<void> => {
         const workspace = await found(db, text);
         if (flags.yes !== true) {
           const preview = await previewErasure(db, config, workspace.id, options);
@@ -113,17 +130,21 @@ export function register(program: Command, context: CommandContext): void {
           const reason = erasure.left_rows[0];
           throw new CommandError(
             `Workspace ${workspace.id} is not erased yet: ${cut(`${reason?.table}: ${reason?.reason}`, 300)}`,
-            'Mend that and run the command again: it goes on where it ended. Its work stays paused.',
+            'Mend that and run the command again: it goes on where it ended. What was paused stays so.',
           );
         }
-      });
+      };
+      await context.withDatabase(work, { limits: ERASE_LIMITS });
     });
 }
 
 /** The workspace; one whose row is gone already by its whole id, so that an erasure that was cut short can be ended. */
 async function found(db: Database, text: string): Promise<{ id: string; name: string; slug: string }> {
-  if (FULL_ID.test(text)) {
-    const id = text.toLowerCase();
+  if (isFullId(text)) {
+    const id = text
+      .toLowerCase()
+      .replaceAll('-', '')
+      .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-');
     const there = await workspaceNamed(db, id);
     if (there !== null) return there;
     if (await isRemembered(db, id)) return { id, name: id, slug: id };

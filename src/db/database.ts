@@ -31,7 +31,7 @@ export interface Database extends Queryable {
 
 export type Isolation = 'read committed' | 'repeatable read' | 'serializable';
 
-/** In milliseconds. The embedded database has only the time that we wait for an answer. */
+/** In milliseconds; 0: as long as it takes. The embedded database has only the time that we wait for an answer. */
 export type ConnectionLimits = {
   /** How long a statement waits for a row that another transaction holds. */
   readonly lockMs: number;
@@ -40,6 +40,12 @@ export type ConnectionLimits = {
   /** How long we wait for an answer: a network that swallows everything never says that it is gone. */
   readonly answerMs: number;
 };
+
+/**
+ * Of what does the work of many tenants at once: a row that one of them holds must not hold the others up, and neither may a server that
+ * hangs.
+ */
+export const WORKER_LIMITS: ConnectionLimits = { lockMs: 250, statementMs: 30_000, answerMs: 40_000 };
 
 /** Options of a connection. */
 export type DatabaseOptions = {

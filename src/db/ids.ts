@@ -19,16 +19,24 @@ export function isIdPrefix(text: string): boolean {
   return /^[0-9a-f-]+$/i.test(text) && digits.length >= 6 && digits.length <= 32;
 }
 
+/** Whether a text is a whole uuid, with its hyphens or without. */
+export const isFullId = (text: string): boolean => isIdPrefix(text) && text.replaceAll('-', '').length === 32;
+
+/** The first and the last id that begin so. */
+export function idRange(prefix: string): [first: string, last: string] {
+  const digits = prefix.replaceAll('-', '').toLowerCase();
+  return [digits.padEnd(32, '0'), digits.padEnd(32, 'f')];
+}
+
 /**
  * Ids that begin with `prefix`, at most two: none, the one, or proof that there are more.
  *
  * A range of the primary key: `id::text like 'prefix%'` would read the whole table.
  */
 export async function idsByPrefix(db: Queryable, kind: IdKind, prefix: string): Promise<string[]> {
-  const digits = prefix.replaceAll('-', '').toLowerCase();
   const rows = await db.query<{ id: string }>(
     `select id from ${TABLES[kind]} where id between $1::uuid and $2::uuid order by id limit 2`,
-    [digits.padEnd(32, '0'), digits.padEnd(32, 'f')],
+    idRange(prefix),
   );
   return rows.map((row) => row.id);
 }

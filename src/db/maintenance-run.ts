@@ -2,7 +2,8 @@
 import { type Clock, sleep } from '../clock.ts';
 import type { Database } from './database.ts';
 import { failuresOf, type Left, leaveTask, type PassRow, type Taken, TaskLost } from './maintenance.ts';
-import type { MaintenanceTask } from './maintenance-tasks.ts';
+import { ClocksApart, requireOneTime } from './maintenance-clock.ts';
+import type { BatchContext, MaintenanceTask } from './maintenance-tasks.ts';
 
 /** A pause is so many times as long as the batch before it took. */
 const PAUSE_FACTOR = 2;
@@ -18,9 +19,10 @@ export type RunDeps = {
   readonly leaseMs: number;
   /** For tests, and for whoever watches: after each batch, with the rows that it changed. */
   readonly onBatch?: (task: string, rows: number) => void;
+  readonly onHeld?: BatchContext['onHeld'];
 };
 
-/** How a task was left; `row` is null when another process had it by then. */
+/** How a task was left; `row` is null when another process had it by then. `error` is a ClocksApart where it was left for that. */
 export type Outcome = { readonly left: Left | null; readonly row: PassRow | null; readonly error: unknown };
 
 /**
@@ -38,11 +40,22 @@ export async function workOn(
   const until = elapsed() + limits.sliceMs;
   let { place } = taken;
   let left: Left = { how: 'paused' };
+  const context: BatchContext = {
+    db,
+    task: taken,
+    leaseMs,
+    elapsed,
+    now: () => clock.now(),
+    signal: limits.signal,
+    ...(deps.onHeld ? { onHeld: deps.onHeld } : {}),
+  };
   let failure: unknown = null;
   try {
     for (;;) {
       const from = elapsed();
-      const batch = await task.batch({ db, task: taken, leaseMs, elapsed, signal: limits.signal }, place);
+      // before each batch: one that acts outside of the database can't be undone
+      await requireOneTime(db, context.now);
+      const batch = await task.batch(context, place);
       deps.onBatch?.(task.name, batch.rows);
       place = batch.place;
       if (place === null) {
@@ -59,7 +72,9 @@ export async function workOn(
     }
   } catch (error) {
     if (error instanceof TaskLost) return { left: null, row: null, error };
-    if (!limits.signal.aborted) {
+    // somebody whose clock is right goes on with it
+    if (error instanceof ClocksApart) failure = error;
+    else if (!limits.signal.aborted) {
       failure = error;
       const failures = await failuresOf(db, task.name);
       left = {

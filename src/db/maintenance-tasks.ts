@@ -1,6 +1,7 @@
 /** What is tidied, how often, and what it would come to. */
 import type { Database, Queryable } from './database.ts';
 import { type Done, noteBatch, type Taken } from './maintenance.ts';
+import { requireOneTime } from './maintenance-clock.ts';
 import { makeMonths, monthsToRetire, retireMonth } from './partitions.ts';
 import { changeBatch, countDue, isLimited, type Place, stepOver } from './retention.ts';
 import { MONTHLY, type Monthly, type Retention, type RowRule, rowRules } from './retention-rules.ts';
@@ -13,8 +14,15 @@ export type BatchContext = {
   readonly leaseMs: number;
   /** Milliseconds that are measured with. */
   readonly elapsed: () => number;
+  /** This process's time, in milliseconds since 1970: a batch removes nothing while the database's is another. Throws ClocksApart. */
+  readonly now: () => number;
   readonly signal: AbortSignal;
+  /** Told of a row that was stepped over, because what hangs on it is held or is too much for one statement. */
+  readonly onHeld?: (held: HeldRow) => void;
 };
+
+/** A row that stays until a later pass; `key` is its id, or where it has none its place in the table. */
+export type HeldRow = { readonly task: string; readonly key: string; readonly reason: 'held' | 'too_slow' };
 
 /** What a batch came to: where the next one begins; null: the pass is over. */
 export type BatchResult = { readonly place: unknown; readonly rows: number };
@@ -35,7 +43,7 @@ export type MaintenanceTask = {
   readonly everyMs: number;
   /** How it is limited, for people: `365 days`, `25 months`. */
   readonly keeps: string;
-  /** One batch, small enough to hold nobody up. Writes itself down (noteBatch) in the transaction that does it. Throws TaskLost, and the driver's errors. */
+  /** One batch, small enough to hold nobody up. Writes itself down (noteBatch) in the transaction that does it. Throws TaskLost, ClocksApart, and the driver's errors. */
   batch(context: BatchContext, place: unknown): Promise<BatchResult>;
   /** What a pass would do now. Changes nothing. */
   preview(db: Queryable): Promise<Preview>;
@@ -66,7 +74,7 @@ export function monthTask(table: Monthly, retention: Retention): MaintenanceTask
     does: `makes the months of ${MONTHLY[table]} ahead and drops those that have had their time`,
     everyMs: HOUR_MS,
     keeps: `${keepMonths} months`,
-    async batch({ db, task, leaseMs, elapsed }, place) {
+    async batch({ db, task, leaseMs, elapsed, now }, place) {
       const from = elapsed();
       const tries = (place as MonthPlace | null)?.tries ?? 0;
       let made = 0;
@@ -76,6 +84,7 @@ export function monthTask(table: Monthly, retention: Retention): MaintenanceTask
         // there are months enough to try again for
         if (!isLockTimeout(error)) throw error;
       }
+      await requireOneTime(db, now);
       // on its own: what it locks, it gives back before anybody waits for an answer of ours
       const retired = await retireMonth(db, table, keepMonths);
       const isBusy = retired.leftBecause === 'busy';
@@ -110,12 +119,17 @@ export function rowTask(rule: RowRule, keepDays: number | null): MaintenanceTask
     does: rule.does,
     everyMs: 6 * HOUR_MS,
     keeps: keepDays === null ? 'for ever' : `${keepDays} days`,
-    async batch({ db, task, leaseMs, elapsed }, place) {
+    async batch({ db, task, leaseMs, elapsed, now, onHeld }, place) {
       const from = elapsed();
+      const noted = (held: number, next: unknown): Promise<void> =>
+        db.transaction((tx) =>
+          noteBatch(tx, task, { rows: 0, held, busyMs: elapsed() - from }, { place: next, leaseMs }),
+        );
       if (place === null && !(await isLimited(db, rule, keepDays))) return { place: null, rows: 0 };
       try {
         return await db.transaction(async (tx) => {
           const batch = await changeBatch(tx, rule, keepDays, rows, place as Place | null);
+          await requireOneTime(tx, now);
           const busyMs = elapsed() - from;
           await noteBatch(
             tx,
@@ -131,15 +145,19 @@ export function rowTask(rule: RowRule, keepDays: number | null): MaintenanceTask
         if (!isLockTimeout(error) && !isStatementTimeout(error)) throw error;
         if (rows > 1) {
           rows = Math.max(1, Math.floor(rows / 8));
-          return { place: place ?? BEGINNING, rows: 0 };
+          // four statements that took too long are longer than the lease
+          const again = place ?? BEGINNING;
+          await noted(0, again);
+          return { place: again, rows: 0 };
         }
-        if (!isLockTimeout(error)) throw error;
-        // what hangs on this very row is held by somebody: the next pass meets it again
-        const next = await stepOver(db, rule, keepDays, place as Place | null);
+        // what hangs on this very row is held by somebody, or too much for one statement: the next pass meets it again
+        const over = await stepOver(db, rule, keepDays, place as Place | null);
+        if (over === null && !isLockTimeout(error)) throw error;
         rows = 8;
-        await db.transaction((tx) =>
-          noteBatch(tx, task, { rows: 0, held: 1, busyMs: elapsed() - from }, { place: next, leaseMs }),
-        );
+        const next = over?.place ?? null;
+        await noted(1, next);
+        if (over !== null)
+          onHeld?.({ task: rule.name, key: over.key, reason: isLockTimeout(error) ? 'held' : 'too_slow' });
         return { place: next, rows: 0 };
       }
     },

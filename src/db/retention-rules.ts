@@ -55,6 +55,8 @@ const RULES: readonly RowRule[] = [
     at: 't.finished_at',
     when: 't.finished_at is not null',
     most: 500,
+    // a month's budget that is made, or asked, at its end begins with what the journal has of the month (agentd.budget_use)
+    leastDays: 33,
     does: 'deletes runs that ended, with their steps and calls',
   }),
   {
@@ -217,6 +219,14 @@ done as (
     at: 't.created_at',
     workspace: null,
     does: 'deletes users for whom something could not be made at sign-up',
+  }),
+  deleting({
+    name: 'closed_workspaces',
+    table: 'agentd.closed_workspaces',
+    at: 't.closed_at',
+    workspace: null,
+    leastDays: 40,
+    does: 'deletes what remains of workspaces that were deleted: what their bills were made of, and that their ids are taken',
   }),
   deleting({
     name: 'maintenance_log',

@@ -153,20 +153,22 @@ export async function changeBatch(
   return { seen: row.seen, changed: row.changed, held: row.due - row.changed, place: next };
 }
 
-/** Steps over the next row, which can't be changed now because of what hangs on it. Null: there is none. */
+/** Steps over the next row, which can't be changed now because of what hangs on it. Null: there is none, or the walk is not by time. */
 export async function stepOver(
   db: Queryable,
   rule: RowRule,
   keepDays: number | null,
   place: Place | null,
-): Promise<Place | null> {
+): Promise<{ readonly place: Place; readonly key: string } | null> {
   if (rule.walk === 'workspace') return null;
   const from = place?.walk === 'time' ? place : null;
-  const [row] = await db.query<{ at: string; tid: string }>(
-    `select s.at::text as at, s.tid::text as tid from (${byTime(rule)}) s`,
+  const [row] = await db.query<{ at: string; tid: string; key: string }>(
+    `select s.at::text as at, s.tid::text as tid,
+            coalesce((select to_jsonb(t) ->> 'id' from ${rule.table} t where t.ctid = s.tid), s.tid::text) as key
+       from (${byTime(rule)}) s`,
     [rule.name, keepDays, 1, from?.at ?? null, from?.tid ?? null],
   );
-  return row ? { walk: 'time', at: row.at, tid: row.tid } : null;
+  return row ? { place: { walk: 'time', at: row.at, tid: row.tid }, key: row.key } : null;
 }
 
 /** How many rows have had their time, counted up to `most`, and the oldest of them. Changes nothing. */

@@ -17,6 +17,9 @@ export function uploadOwners(
   );
 }
 
+/** So long after its note an upload has either stored its object or never will: several times what writing one may take. */
+export const LONGEST_UPLOAD_MINUTES = 60;
+
 /** Notes an object that is about to be stored: what no row names then is removed by maintenance after a time. */
 export async function noteObject(db: Queryable, bucket: string, path: string): Promise<void> {
   await db.query('insert into agentd.stored_objects (bucket, path) values ($1, $2) on conflict do nothing', [

@@ -4,6 +4,7 @@
  * Everything may be done again, from anywhere: what is gone is gone, and the workspace's own row goes last.
  */
 import type { Queryable } from './database.ts';
+import { idRange } from './ids.ts';
 import { quoted } from './workspace-catalog.ts';
 import type { Path, PlannedTable } from './workspace-plan.ts';
 
@@ -79,58 +80,6 @@ export async function countRows(
     others:
       table.reached.length === 0 ? 0 : await count(`(${any(table.reached)}) and not (${any(table.own)})`),
   };
-}
-
-/** A file of the workspace's. */
-export type StoredFile = {
-  readonly id: string;
-  readonly bucket: string;
-  readonly storage_path: string;
-  /** Why it stays: another workspace's row names it, or its path is in no folder of this workspace or of the row's user; null: it goes. */
-  readonly stays: 'shared' | 'foreign' | null;
-};
-
-/** Files of the workspace in the order of their rows, after one; null: from the first. */
-export function filesAfter(
-  db: Queryable,
-  workspaceId: string,
-  after: string | null,
-  limit: number,
-): Promise<StoredFile[]> {
-  return db.query(
-    `
-select m.id, m.bucket, m.storage_path,
-       case when split_part(m.storage_path, '/', 1) not in (m.workspace_id::text, m.user_id::text) then 'foreign'
-            when exists (select 1 from public.media_library o
-                          where o.user_id = m.user_id and o.bucket = m.bucket and o.storage_path = m.storage_path
-                            and o.workspace_id <> m.workspace_id) then 'shared' end as stays
-  from public.media_library m
- where m.workspace_id = $1 and m.storage_path is not null and ($2::uuid is null or m.id > $2)
- order by m.id
- limit $3`,
-    [workspaceId, after, limit],
-  );
-}
-
-/** Objects that agentd itself has stored for the workspace and that no file of it names any more; at most `limit`, after one. */
-export function strayObjects(
-  db: Queryable,
-  workspaceId: string,
-  after: { readonly bucket: string; readonly storage_path: string } | null,
-  limit: number,
-): Promise<Omit<StoredFile, 'id'>[]> {
-  return db.query(
-    `
-select o.bucket, o.path as storage_path, null as stays
-  from agentd.stored_objects o
- where split_part(o.path, '/', 1) = $1::text
-   and ($2::text is null or (o.bucket, o.path) > ($2::text, $3::text))
-   and not exists (select 1 from public.media_library m
-                    where m.workspace_id = $1::text::uuid and m.bucket = o.bucket and m.storage_path = o.path)
- order by o.bucket, o.path
- limit $4`,
-    [workspaceId, after?.bucket ?? null, after?.storage_path ?? null, limit],
-  );
 }
 
 /** What is still to be deleted in other stores, or is being. */
@@ -230,8 +179,13 @@ returning 1`,
 /** Takes everything from a workspace's row that says whose it was. */
 export async function maskWorkspace(tx: Queryable, workspaceId: string): Promise<void> {
   await tx.query(
-    `update public.workspaces set name = 'Erased workspace', slug = 'erased-' || id, description = null, settings = '{}', is_public = false
-      where id = $1`,
+    `update public.workspaces w
+        set name = 'Erased workspace', description = null, settings = '{}', is_public = false,
+            -- somebody may have taken that slug when it was still possible
+            slug = 'erased-' || w.id || case
+              when exists (select 1 from public.workspaces o where o.slug = 'erased-' || w.id and o.id <> w.id)
+              then '-' || left(replace(gen_random_uuid()::text, '-', ''), 8) else '' end
+      where w.id = $1`,
     [workspaceId],
   );
 }
@@ -240,10 +194,25 @@ export async function maskWorkspace(tx: Queryable, workspaceId: string): Promise
 export async function isRemembered(db: Queryable, workspaceId: string): Promise<boolean> {
   const rows = await db.query(
     `select 1 where exists (select 1 from agentd.audit_log where workspace_id = $1 and action = 'erase')
+        or exists (select 1 from agentd.closed_workspaces where workspace_id = $1)
         or exists (select 1 from agentd.vector_stores where workspace_id = $1)`,
     [workspaceId],
   );
   return rows.length > 0;
+}
+
+/** Ids of workspaces that are gone which begin so, at most two. */
+export async function formerIds(db: Queryable, prefix: string): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    `select x.id from (
+       select c.workspace_id as id from agentd.closed_workspaces c where c.workspace_id between $1::uuid and $2::uuid
+       union
+       select a.workspace_id from agentd.audit_log a where a.workspace_id between $1::uuid and $2::uuid and a.action = 'erase') x
+      where not exists (select 1 from public.workspaces w where w.id = x.id)
+      order by 1 limit 2`,
+    idRange(prefix),
+  );
+  return rows.map(({ id }) => id);
 }
 
 /** Views that dashboards are computed into: they show a workspace until they are computed again. */

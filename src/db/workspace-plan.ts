@@ -5,7 +5,7 @@
  * Beside these there are rows of others that can't stay when the workspace's own go, such as what was said to its public agents.
  */
 import { type CatalogReference, type CatalogTable, isOurs, quoted } from './workspace-catalog.ts';
-import { APART, LINKS, OTHERWISE, OWNERS } from './workspace-tables.ts';
+import { APART, LINKS, OWNERS } from './workspace-tables.ts';
 
 /** A way to rows. */
 export type Path = {
@@ -88,8 +88,6 @@ function ownPaths(
   const column = workspaceColumn(table);
   if (column !== null)
     return [pathOf((alias) => `${alias}.${quoted(column)} = $1`, table.leading.includes(column))];
-  const otherwise = OTHERWISE[table.name];
-  if (otherwise !== undefined) return [pathOf(otherwise, false)];
   if (depth > MOST_DEEP) return [];
   const owners = OWNERS[table.name];
   const candidates = cascading(table).filter(

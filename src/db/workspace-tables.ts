@@ -24,6 +24,7 @@ export const APART: Readonly<Record<string, string>> = {
   'agentd.retired_partitions': 'of the housekeeping of all',
   'agentd.signup_failures': 'of people',
   'agentd.sleepers': 'of daemons',
+  'agentd.stored_objects': 'of the storage; a note goes when its object is gone',
   'agentd.usage_rollup_state': 'of the roll-up of all',
   'agentd.workers': 'of daemons',
 };
@@ -46,12 +47,6 @@ export const OWNERS: Readonly<Record<string, readonly string[]>> = {
 export const LINKS: Readonly<Record<string, { readonly column: string; readonly to: string }>> = {
   'agentd.budget_counters': { column: 'budget_id', to: 'public.budgets' },
   'agentd.budget_reservations': { column: 'budget_id', to: 'public.budgets' },
-};
-
-/** Tables whose rows name their workspace in another way: a condition, in which $1 is the workspace. */
-export const OTHERWISE: Readonly<Record<string, (alias: string) => string>> = {
-  // agentd's own uploads lie in the workspace's folder
-  'agentd.stored_objects': (alias) => `split_part(${alias}.path, '/', 1) = $1::text`,
 };
 
 /** Rows that are exported only where this holds too (over `t`, the workspace is $1), with the reason. */
@@ -97,8 +92,10 @@ export const BILLING: readonly string[] = [
   'agentd.usage_corrections',
   'agentd.usage_deltas',
   'agentd.usage_drifts',
+  'agentd.usage_period_locks',
   'agentd.usage_recuts',
   'agentd.usage_reservations',
   'agentd.member_calls',
   'agentd.workspace_plans',
+  'agentd.closed_workspaces',
 ];

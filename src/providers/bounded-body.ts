@@ -39,6 +39,39 @@ export type BodyOptions = {
  * Throws BodyTooLarge, BodyUnreadable, and what the stream itself fails with.
  */
 export async function readBody(body: Readable, options: BodyOptions): Promise<Buffer> {
+  let kept = new Slabs(options.maxBytes, null);
+  try {
+    await pour(body, options, (announced) => {
+      kept = new Slabs(options.maxBytes, announced);
+      return (piece) => kept.add(piece);
+    });
+  } catch (error) {
+    if (error instanceof BodyTooLarge && options.atLimit === 'cut') return kept.bytes();
+    throw error;
+  }
+  return kept.bytes();
+}
+
+/** The same, piece by piece as it comes: nothing is kept. What `take` throws ends it. */
+export async function pourBody(
+  body: Readable,
+  options: Omit<BodyOptions, 'atLimit'>,
+  take: (piece: Buffer) => Promise<void>,
+): Promise<void> {
+  let total = 0;
+  await pour(body, { ...options, atLimit: 'fail' }, () => async (piece) => {
+    total += piece.length;
+    if (total > options.maxBytes) throw new BodyTooLarge(`over ${options.maxBytes} bytes`);
+    await take(piece);
+  });
+}
+
+/** `begin` is told the length of what will come, where the body says it. */
+async function pour(
+  body: Readable,
+  options: BodyOptions,
+  begin: (announced: number | null) => (piece: Buffer) => void | Promise<void>,
+): Promise<void> {
   const { maxBytes } = options;
   const announced = /^\d{1,15}$/.test(options.contentLength ?? '') ? Number(options.contentLength) : null;
   if (announced !== null && announced > maxBytes && options.atLimit === 'fail') {
@@ -51,19 +84,20 @@ export async function readBody(body: Readable, options: BodyOptions): Promise<Bu
     discard(body);
     throw new BodyUnreadable(`content-encoding ${coding.slice(0, 40)}`);
   }
-  const kept = new Slabs(maxBytes, inflater === null ? announced : null);
+  const take = begin(inflater === null ? announced : null);
+  const takeAll = async (source: AsyncIterable<Buffer>): Promise<void> => {
+    for await (const piece of source) await take(piece);
+  };
   try {
-    if (inflater === null) await pipeline(body, async (source) => keep(source, kept));
-    else await pipeline(body, limited(maxBytes), inflater, async (source) => keep(source, kept));
+    if (inflater === null) await pipeline(body, takeAll);
+    else await pipeline(body, limited(maxBytes), inflater, takeAll);
   } catch (error) {
-    if (error instanceof BodyTooLarge && options.atLimit === 'cut') return kept.bytes();
     const code = (error as { code?: unknown }).code;
     if (typeof code === 'string' && /^(?:Z_|ERR_?_?BROTLI|ERR__ERROR)/.test(code)) {
       throw new BodyUnreadable(`the ${coding} stream is broken`);
     }
     throw error;
   }
-  return kept.bytes();
 }
 
 /** Ends the transfer of a body that nobody wants. */
@@ -78,10 +112,6 @@ export async function drain(body: Dispatcher.ResponseData['body'], signal: Abort
   await body.dump({ limit: DRAIN_BYTES, signal: soon }).catch(() => {});
   // The body has ended, but the client learns a moment later that its connection is free.
   await new Promise((resolve) => setImmediate(resolve));
-}
-
-async function keep(source: AsyncIterable<Buffer>, kept: Slabs): Promise<void> {
-  for await (const piece of source) kept.add(piece);
 }
 
 /** Passes so many bytes on. */

@@ -38,6 +38,12 @@ export function shown(path: string): string {
   return path.replace(new RegExp(CONTROL, 'g'), '·').slice(0, 200);
 }
 
+/** A file's name as a part of a path: what no path may have becomes `_`, so that every storage takes it. */
+export function partOf(name: string): string {
+  const part = name.toWellFormed().replace(new RegExp(CONTROL, 'g'), '_');
+  return isPart(part) ? part : '_';
+}
+
 function isPart(part: string): boolean {
   return part !== '' && part !== '.' && part !== '..' && !CONTROL.test(part);
 }

@@ -8,7 +8,7 @@ import type { Clock } from '../clock.ts';
 import { ConfigError } from '../config.ts';
 import { DocumentError } from './document-error.ts';
 import { objectPath, shown } from './object-path.ts';
-import type { ObjectStorage, StoredObject } from './object-storage.ts';
+import type { ObjectStorage, ReadOptions } from './object-storage.ts';
 
 /** Uploads under way lie here, on the same file system, so that a rename puts them in place. */
 const INCOMING = '.incoming';
@@ -54,26 +54,48 @@ export function openFileStorage(url: string, clock: Clock): ObjectStorage {
     throw notFound(bucket, path);
   };
 
-  /** Null when the file changed meanwhile. */
+  /** Its version; null when the file changed meanwhile. `take` says whether it met as many bytes as it was told of. */
   const readOnce = async (
     file: FileHandle,
     maxBytes: number,
-    signal: AbortSignal,
     tooLarge: (size: bigint) => DocumentError,
-  ): Promise<StoredObject | null> => {
+    take: (file: FileHandle, size: number) => Promise<boolean>,
+  ): Promise<string | null> => {
     const before = await file.stat({ bigint: true });
     if (before.size > BigInt(maxBytes)) throw tooLarge(before.size);
-    const bytes = Buffer.allocUnsafeSlow(Number(before.size));
-    let at = 0;
-    while (at < bytes.length) {
-      signal.throwIfAborted();
-      const { bytesRead } = await file.read(bytes, at, Math.min(PIECE_BYTES, bytes.length - at), at);
-      if (bytesRead === 0) return null;
-      at += bytesRead;
-    }
+    if (!(await take(file, Number(before.size)))) return null;
     const after = await file.stat({ bigint: true });
     const version = versionOf(after);
-    return version === versionOf(before) ? { bytes, contentType: null, etag: version } : null;
+    return version === versionOf(before) ? version : null;
+  };
+
+  /** Lets `take` read the file until it was of one version, which is returned. */
+  const readWhole = async (
+    bucket: string,
+    path: string,
+    { maxBytes, signal, etag = null }: ReadOptions,
+    take: (file: FileHandle, size: number) => Promise<boolean>,
+  ): Promise<string> => {
+    const place = placeOf(bucket, path);
+    const tooLarge = (size: bigint): DocumentError =>
+      new DocumentError(
+        'too_large',
+        `'${shown(path)}' has ${size} bytes; the limit is ${maxBytes}. Split the document.`,
+      );
+    return guarded(bucket, path, async () => {
+      for (let attempt = 1; attempt <= READ_ATTEMPTS; attempt++) {
+        signal.throwIfAborted();
+        const file = await openInside(place, bucket, path);
+        try {
+          const version = await readOnce(file, maxBytes, tooLarge, take);
+          if (version !== null && (etag === null || etag === version)) return version;
+          if (version !== null) break;
+        } finally {
+          await file.close();
+        }
+      }
+      throw changed(bucket, path);
+    });
   };
 
   const sweep = async (folder: string): Promise<void> => {
@@ -87,26 +109,25 @@ export function openFileStorage(url: string, clock: Clock): ObjectStorage {
   };
 
   return {
-    async read(bucket, path, { maxBytes, signal, etag = null }) {
-      const place = placeOf(bucket, path);
-      const tooLarge = (size: bigint): DocumentError =>
-        new DocumentError(
-          'too_large',
-          `'${shown(path)}' has ${size} bytes; the limit is ${maxBytes}. Split the document.`,
-        );
-      return guarded(bucket, path, async () => {
-        for (let attempt = 1; attempt <= READ_ATTEMPTS; attempt++) {
-          signal.throwIfAborted();
-          const file = await openInside(place, bucket, path);
-          try {
-            const read = await readOnce(file, maxBytes, signal, tooLarge);
-            if (read !== null && (etag === null || etag === read.etag)) return read;
-            if (read !== null) break;
-          } finally {
-            await file.close();
-          }
+    async read(bucket, path, options) {
+      let bytes = Buffer.alloc(0);
+      const etag = await readWhole(bucket, path, options, async (file, size) => {
+        bytes = Buffer.allocUnsafeSlow(size);
+        return fill(file, bytes, 0, options.signal);
+      });
+      return { bytes, contentType: null, etag };
+    },
+
+    async readInto(bucket, path, sink, options) {
+      const piece = Buffer.allocUnsafeSlow(PIECE_BYTES);
+      await readWhole(bucket, path, options, async (file, size) => {
+        await sink.begin();
+        for (let at = 0; at < size; at += piece.length) {
+          const part = piece.subarray(0, Math.min(piece.length, size - at));
+          if (!(await fill(file, part, at, options.signal))) return false;
+          await sink.take(part);
         }
-        throw changed(bucket, path);
+        return true;
       });
     },
 
@@ -165,6 +186,17 @@ export function openFileStorage(url: string, clock: Clock): ObjectStorage {
 
     close: async () => {},
   };
+}
+
+/** Reads so many bytes from a place of the file; false: it has fewer. */
+async function fill(file: FileHandle, bytes: Buffer, from: number, signal: AbortSignal): Promise<boolean> {
+  for (let at = 0; at < bytes.length; ) {
+    signal.throwIfAborted();
+    const { bytesRead } = await file.read(bytes, at, Math.min(PIECE_BYTES, bytes.length - at), from + at);
+    if (bytesRead === 0) return false;
+    at += bytesRead;
+  }
+  return true;
 }
 
 function rootOf(url: string): string {

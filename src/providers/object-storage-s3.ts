@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { AwsV4Signer } from 'aws4fetch';
 import { Agent, type Dispatcher, request } from 'undici';
 import { type Clock, sleep } from '../clock.ts';
-import { BodyTooLarge, BodyUnreadable, discard, readBody } from './bounded-body.ts';
+import { BodyTooLarge, BodyUnreadable, discard, pourBody, readBody } from './bounded-body.ts';
 import { DocumentError } from './document-error.ts';
 import { shown } from './object-path.ts';
 import type { ObjectStorage, StorageEnv, StorageOptions, StoredObject } from './object-storage.ts';
@@ -167,6 +167,22 @@ export function openS3Storage(
           throw bodyError(error, path, maxBytes);
         });
         return { bytes, contentType: header(headers, 'content-type'), etag: version };
+      }),
+
+    readInto: (bucket, path, sink, { maxBytes, signal }) =>
+      persist({ method: 'GET', bucket, path, signal }, async ({ headers, body }) => {
+        body.on('error', () => {});
+        await sink.begin().catch((error: unknown) => {
+          body.destroy();
+          throw error;
+        });
+        const contentLength = header(headers, 'content-length');
+        const contentEncoding = header(headers, 'content-encoding');
+        await pourBody(body, { maxBytes, contentLength, contentEncoding }, (piece) => sink.take(piece)).catch(
+          (error: unknown) => {
+            throw bodyError(error, path, maxBytes);
+          },
+        );
       }),
 
     write: (bucket, path, bytes, { contentType, signal }) =>

@@ -19,6 +19,14 @@ export type ReadOptions = {
   readonly etag?: string | null;
 };
 
+/** Where the bytes of an object go that is not held in memory. */
+export type ObjectSink = {
+  /** The object comes, from its start: whatever was taken before is void. */
+  begin(): Promise<void>;
+  /** The piece is the storage's again when this is over. */
+  take(piece: Uint8Array): Promise<void>;
+};
+
 export type WriteOptions = { readonly contentType: string | null; readonly signal: AbortSignal };
 
 /**
@@ -28,6 +36,13 @@ export type WriteOptions = { readonly contentType: string | null; readonly signa
 export type ObjectStorage = {
   /** The whole object, of one version. */
   read(bucket: string, path: string, options: ReadOptions): Promise<StoredObject>;
+  /** The same into a sink; what that fails with may come as an error of the storage. */
+  readInto(
+    bucket: string,
+    path: string,
+    sink: ObjectSink,
+    options: { readonly maxBytes: number; readonly signal: AbortSignal },
+  ): Promise<void>;
   /** Puts the whole object there or nothing; replaces what is there. */
   write(bucket: string, path: string, bytes: Uint8Array, options: WriteOptions): Promise<void>;
   /** What is not there counts as removed. */

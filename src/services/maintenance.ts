@@ -6,8 +6,8 @@
  * tried again after a growing pause and stops no other.
  */
 import type { Database } from '../db/database.ts';
-import { databaseNow } from '../db/database-time.ts';
 import { maintenanceTasks, registerTasks, takeTask } from '../db/maintenance.ts';
+import { ClocksApart, requireOneTime } from '../db/maintenance-clock.ts';
 import { type RunDeps, workOn } from '../db/maintenance-run.ts';
 import type { MaintenanceTask } from '../db/maintenance-tasks.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
@@ -17,8 +17,6 @@ const LOOK_MS = 60_000;
 const SLICE_MS = 30_000;
 /** Longer than a batch and its pause take. */
 export const LEASE_MS = 120_000;
-/** A database whose clock differs so much from this machine's would take rows for older, or younger, than they are. */
-const MOST_DIFFERENCE_MS = 48 * 3_600_000;
 
 export type MaintenanceDeps = ServiceDeps & {
   readonly db: Database;
@@ -40,25 +38,26 @@ export function maintenance(deps: MaintenanceDeps): Service {
       );
       isRegistered = true;
     }
-    const apart = Math.abs((await databaseNow(db)).getTime() - deps.clock.now());
-    if (apart > MOST_DIFFERENCE_MS) {
+    try {
+      await requireOneTime(db, () => deps.clock.now());
+      isDoubtful = false;
+      while (!signal.aborted && (await tidyOnce(deps, signal)));
+    } catch (error) {
+      if (!(error instanceof ClocksApart)) throw error;
       if (!isDoubtful) {
         log.error(
-          { event: 'maintenance_clock_doubtful', apart_ms: Math.round(apart) },
+          { event: 'maintenance_clock_doubtful', apart_ms: Math.round(error.apartMs) },
           'the clocks of the database and of this machine are days apart: nothing is removed until one is right',
         );
       }
       isDoubtful = true;
-    } else {
-      isDoubtful = false;
-      while (!signal.aborted && (await tidyOnce(deps, signal)));
     }
     await lookAtState(deps);
     return LOOK_MS * (0.9 + Math.random() * 0.2);
   });
 }
 
-/** Works on the task that has been due for the longest. False: none is due. */
+/** Works on the task that has been due for the longest. False: none is due. Throws ClocksApart, and gives the task back before. */
 export async function tidyOnce(
   deps: MaintenanceDeps,
   signal: AbortSignal = new AbortController().signal,
@@ -82,11 +81,18 @@ export async function tidyOnce(
         metrics.maintenance.changed(name, rows);
         deps.onBatch?.(name, rows);
       },
+      onHeld({ task, key, reason }) {
+        log.warn(
+          { event: 'maintenance_row_held', task, key, reason },
+          'a row that has had its time stays until a later pass: what hangs on it is held, or too much for one statement',
+        );
+      },
     },
     task,
     taken,
     { sliceMs, signal },
   );
+  if (error instanceof ClocksApart) throw error;
   if (left === null || row === null) {
     log.info({ event: 'maintenance_lost', task: task.name }, 'another process has taken the task over');
     return true;

@@ -63,6 +63,25 @@ test('ingest among several lists them, and takes a slug or the beginning of an i
   expect(unknown.stderr).toContain("slug 'nowhere'");
 });
 
+test('ingest stores a file whose name no path can have under one that every storage takes', async () => {
+  const odd = join(directory, 'a\tb\n.txt');
+  await writeFile(odd, 'x');
+  const outcome = await on('ingest', odd, '--no-wait', '--json', '--workspace', 'harbour');
+  expect(outcome.code).toBe(0);
+  const { source_id } = json<{ source_id: string }>(outcome);
+  const [media] = await db.query<{ file_name: string; storage_path: string }>(
+    `select m.file_name, m.storage_path from public.media_library m
+       join public.knowledge_sources s on s.media_id = m.id where s.id = $1`,
+    [source_id],
+  );
+  expect(media?.file_name).toBe('a\tb\n.txt');
+  expect(media?.storage_path).toMatch(/\/a_b_\.txt$/);
+  expect(
+    await db.query('select 1 from agentd.stored_objects where path = $1', [media?.storage_path]),
+  ).toHaveLength(1);
+  await db.query('delete from public.media_library where storage_path = $1', [media?.storage_path]);
+});
+
 test('embeddings migrate without any knowledge says that there is none', async () => {
   const { code, stdout } = await on('embeddings', 'migrate', '--to', 'feature-hash-v1');
   expect([code, stdout]).toEqual([0, expect.stringContaining('There is no knowledge yet')]);

@@ -127,7 +127,10 @@ test('running work is ended, files, vectors and graphs are deleted, and the neig
   // an upload whose row is gone
   const stray = `${here.workspaceId}/stray.txt`;
   writeFileSync(join(folder, 'media-library', stray), 'nobody names it');
-  await db.query(`insert into agentd.stored_objects (bucket, path) values ('media-library', $1)`, [stray]);
+  await db.query(
+    `insert into agentd.stored_objects (bucket, path, created_at) values ('media-library', $1, now() - interval '1 day')`,
+    [stray],
+  );
   const runs = [await startTask(db, here, 'one'), await startTask(db, here, 'two')];
   await until('the daemon works on both', async () => model.requests.length >= 2);
   expect([vectorsOf(here) > 0, graphsOf(here)]).toEqual([true, 1]);

@@ -20,11 +20,12 @@ import { exportWorkspace, type Manifest } from '../../src/commands/workspace-exp
 import { loadConfig } from '../../src/config.ts';
 import { readCatalog } from '../../src/db/workspace-catalog.ts';
 import { planWorkspace } from '../../src/db/workspace-plan.ts';
-import { MASK } from '../../src/db/workspace-rows.ts';
+import { CUT, MASK } from '../../src/db/workspace-rows.ts';
 import type { World } from '../db/isolation-world.ts';
-import { type TestDatabase, testDatabase } from '../support/database.ts';
+import { type S3Object, startS3Server } from '../peers/s3-server.ts';
+import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert } from '../support/platform.ts';
-import { agentd, json } from './support.ts';
+import { agentd, insertTenant, json } from './support.ts';
 import { everythingOf, twoTenants } from './workspace-support.ts';
 
 let db: TestDatabase;
@@ -186,6 +187,95 @@ test('an archive holds the same, with the manifest last, and stored files under 
   expect(partials()).toEqual([]);
 });
 
+test('files that the storage does not give are listed, keep none of the others, and are said by the exit code', async () => {
+  await using server = await startS3Server();
+  const objects = new Map<string, S3Object>();
+  server.buckets.set('media-library', objects);
+  server.forbidden.add('test');
+  const { place } = world.there;
+  const { workspace } = await insertTenant(db, 'Buckets');
+  const file = (bucket: string, name: string) =>
+    insert(db, 'public.media_library', {
+      workspace_id: workspace,
+      user_id: place.user,
+      // a line's end for some who read lines
+      file_name: `a\u2028b\u2029${name}`,
+      bucket,
+      storage_path: `${workspace}/${name}`,
+      is_archived: true,
+    });
+  for (let i = 0; i < 30; i++) await file('test', `${i}`);
+  const s3 = (target: string) =>
+    agentd(['workspace', 'export', workspace, join(folder, target), '--with-files', '--json'], {
+      DATABASE_URL: db.url,
+      AGENTD_STORAGE_URL: `s3://${server.host}?scheme=http&region=${server.keys.region}`,
+      AWS_ACCESS_KEY_ID: server.keys.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: server.keys.secretAccessKey,
+    });
+  // nothing at all may be the keys of the storage, or its address
+  const none = await s3('none');
+  expect(none).toMatchObject({ code: 1, stdout: '' });
+  expect(none.stderr).toContain('The storage gives none of the files (credentials_refused)');
+  expect(existsSync(join(folder, 'none'))).toBe(false);
+  const bytes = Buffer.from(Array.from({ length: 700_000 }, (_, i) => i % 251));
+  for (const name of ['x', 'y']) {
+    objects.set(`${workspace}/${name}`, { bytes, contentType: 'text/plain' });
+    await file('media-library', name);
+  }
+  await file('media-library', 'lost');
+  const some = await s3('some');
+  expect(some.code).toBe(1);
+  expect(some.stderr).toContain('did not give 30 files');
+  expect(json<Manifest>(some).objects).toMatchObject({
+    stored: 2,
+    missing: 31,
+    refused: 30,
+    bytes: 1_400_000,
+  });
+  const entries = readFileSync(join(folder, 'some', 'objects.jsonl'), 'utf8')
+    .trim()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { bucket: string; file: string | null; reason_code?: string });
+  expect(entries.filter(({ reason_code }) => reason_code === 'credentials_refused')).toHaveLength(30);
+  for (const { file: copy } of entries)
+    if (copy !== null) expect(readFileSync(join(folder, 'some', copy)).equals(bytes)).toBe(true);
+  expect(readdirSync(join(folder, 'some', 'objects')).sort()).toEqual(['00000001', '00000002']);
+  await db.query(`delete from public.media_library where bucket = 'test'`);
+  expect((await s3('whole')).code).toBe(0);
+});
+
+test('rows of megabytes are exported whole, and one that no line can hold without what is too large in it', async () => {
+  const { workspace, agent } = await insertTenant(db, 'Large rows');
+  const visit = (text: string, length: number) =>
+    db.query(
+      `insert into public.chat_sessions (workspace_id, agent_id, channel, internal_notes) values ($1, $2, 'voice', repeat($3, $4))`,
+      [workspace, agent, text, length],
+    );
+  await visit('ä', 100);
+  await visit('ö\n', 1_000_000);
+  await visit('ü\u2028', 500_000);
+  // as JSON, six characters for each of these
+  if (onServer) await visit('\u0001', 200_000_000);
+  const target = join(folder, 'large-rows');
+  const outcome = await run(workspace, target, '--json');
+  expect(outcome.code).toBe(0);
+  const table = json<Manifest>(outcome).tables.find((one) => one.table === 'public.chat_sessions');
+  expect(table).toMatchObject({ rows: onServer ? 4 : 3, cut_rows: onServer ? 1 : 0 });
+  const rows = rowsOf(target, 'public.chat_sessions');
+  expect(rows.map((row) => row.internal_notes)).toEqual(
+    expect.arrayContaining(['ä'.repeat(100), 'ö\n'.repeat(1_000_000), 'ü\u2028'.repeat(500_000)]),
+  );
+  if (onServer) {
+    expect(rows.find((row) => row.internal_notes === CUT)).toMatchObject({
+      agent_id: agent,
+      channel: 'voice',
+    });
+    expect(json<Manifest>(outcome).notes.join('\n')).toContain(
+      '1 rows of public.chat_sessions are too large',
+    );
+  }
+});
+
 test('vectors are arrays of numbers where they are asked for', async () => {
   const source = world.here.place.of('knowledge_sources');
   await db.query(
@@ -232,5 +322,10 @@ test('a process that is told to stop leaves nothing, one that is killed nothing 
   }
   expect(codes).toEqual([143, null]);
   expect(readdirSync(join(folder, partials()[0] ?? ''))).not.toContain('manifest.json');
-  expect((await run(world.there.workspace, join(folder, 'cut-short'))).code).toBe(0);
+  // the next one says what is there, and leaves it: it may be of one that is running
+  const [killed] = partials();
+  const next = await run(world.there.workspace, join(folder, 'cut-short'));
+  expect(next.code).toBe(0);
+  expect(next.stderr).toContain(join(folder, killed ?? ''));
+  expect(partials()).toEqual([killed]);
 });

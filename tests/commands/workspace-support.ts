@@ -38,7 +38,10 @@ export async function twoTenants(db: TestDatabase): Promise<World> {
       randomUUID(),
       workspace,
     ]);
-    await db.query(`insert into agentd.stored_objects (bucket, path) values ('b', $1)`, [`${workspace}/x`]);
+    await db.query(
+      `insert into agentd.stored_objects (bucket, path, created_at) values ('b', $1, now() - interval '1 day')`,
+      [`${workspace}/x`],
+    );
     await db.query(`select agentd.audit('pause', 'queue', 'task-run', $1, '{}')`, [workspace]);
     await insert(db, 'public.datastores', {
       user_id: place.user,

@@ -115,6 +115,10 @@ export const ruleRows: Readonly<
     time: 'created_at',
     row: () => ({ user_id: randomUUID(), error_code: 'x', error_message: 'y' }),
   },
+  closed_workspaces: {
+    time: 'closed_at',
+    row: (home) => ({ workspace_id: home.workspaceId, owner_user_id: home.userId }),
+  },
   maintenance_log: { time: 'started_at', row: () => ({ name: 'x', worker_id: 'w', outcome: 'completed' }) },
 };
 

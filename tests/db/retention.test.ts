@@ -259,6 +259,20 @@ test('call_bodies: what calls were told and answered goes, figures and results s
   await db.query('delete from public.task_runs');
 });
 
+test('task_runs: whatever a workspace says, a run stays for as long as a budget of its month may begin with it', async () => {
+  const [home] = homes as [Home];
+  const [recent, old] = [
+    await runWithCalls(home, { status: 'completed', finished_at: daysAgo(32) }),
+    await runWithCalls(home, { status: 'completed', finished_at: daysAgo(34) }),
+  ];
+  await override(home, 'task_runs', 1);
+  expect(await tidy('task_runs', 365)).toMatchObject({ rows: 1 });
+  expect(await db.query('select id from public.task_runs where id = any ($1)', [[recent, old]])).toEqual([
+    { id: recent },
+  ]);
+  await db.query('delete from public.task_runs');
+});
+
 test('expired_approvals: a call that nobody decided on is denied, and its run goes on', async () => {
   const [home] = homes as [Home];
   const waiting = { status: 'waiting', reason_code: 'approval_required' };

@@ -25,6 +25,10 @@ export type S3Server = {
   readonly host: string;
   readonly keys: Keys;
   readonly buckets: Map<string, Map<string, S3Object>>;
+  /** Buckets that these keys may not touch. */
+  readonly forbidden: Set<string>;
+  /** Buckets and keys, as `bucket/key`, at which it breaks. */
+  readonly broken: Set<string>;
   /** For the next requests, first come first served; null is an ordinary answer. */
   readonly faults: (S3Fault | null)[];
   readonly requests: { readonly method: string; readonly target: string; readonly host: string }[];
@@ -106,6 +110,10 @@ export async function startS3Server(options: S3ServerOptions = {}): Promise<S3Se
   ): unknown => {
     const bucket = where === null ? undefined : server.buckets.get(where[0]);
     const key = where?.[1] ?? '';
+    if (where !== null && server.forbidden.has(where[0]))
+      return refuse(method, response, 403, 'AccessDenied', headers, keys.region);
+    if (where !== null && (server.broken.has(where[0]) || server.broken.has(`${where[0]}/${key}`)))
+      return refuse(method, response, 500, 'InternalError', headers, keys.region);
     if (bucket === undefined) return refuse(method, response, 404, 'NoSuchBucket', headers, keys.region);
     if (method === 'PUT') {
       bucket.set(key, { bytes: body, contentType: headers['content-type'] ?? 'binary/octet-stream' });
@@ -146,6 +154,8 @@ export async function startS3Server(options: S3ServerOptions = {}): Promise<S3Se
     host: `127.0.0.1:${port}`,
     keys,
     buckets: new Map(),
+    forbidden: new Set(),
+    broken: new Set(),
     faults: [],
     requests: [],
     ahead: 0,

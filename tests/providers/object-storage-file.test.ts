@@ -71,6 +71,39 @@ test('what is written is read again, under every name that a path can have', asy
   expect(readdirSync(join(root, '.incoming'))).toEqual([]);
 });
 
+/** A sink that keeps what it is given. */
+function keeping() {
+  const kept = { begun: 0, bytes: Buffer.alloc(0), longest: 0 };
+  return {
+    kept,
+    begin: async () => {
+      kept.begun++;
+      kept.bytes = Buffer.alloc(0);
+    },
+    take: async (piece: Uint8Array) => {
+      kept.longest = Math.max(kept.longest, piece.length);
+      kept.bytes = Buffer.concat([kept.bytes, piece]);
+    },
+  };
+}
+
+test('an object is read into a sink piece by piece, within the limit', async () => {
+  const large = Buffer.from(Array.from({ length: 9_000_000 }, (_, i) => i % 251));
+  await write('large', large);
+  await write('empty', '');
+  const sink = keeping();
+  const into = (path: string, maxBytes: number) =>
+    storage.readInto(BUCKET, path, sink, { maxBytes, signal: live() });
+  await into('large', 10_000_000);
+  expect(sink.kept.bytes.equals(large)).toBe(true);
+  expect(sink.kept.longest).toBeLessThan(5_000_000);
+  await into('empty', 10);
+  expect(sink.kept).toMatchObject({ begun: 2, bytes: Buffer.alloc(0) });
+  expect((await failure(into('large', 1000))).code).toBe('too_large');
+  expect((await failure(into('none', 1000))).code).toBe('not_found');
+  expect(sink.kept.begun).toBe(2);
+});
+
 test('a new version replaces the old one and has another name of its own', async () => {
   await write('a', 'one');
   const first = await read('a');

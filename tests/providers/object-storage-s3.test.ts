@@ -396,6 +396,48 @@ test('an object stored with a coding is inflated within the limit', async () => 
   });
 });
 
+test('an object is read into a sink as it comes; an attempt that was cut short begins again', async () => {
+  await withStorage(async (storage, server, objects) => {
+    const bytes = Buffer.from(Array.from({ length: 400_000 }, (_, i) => i % 251));
+    objects.set('a', { bytes, contentType: 'text/plain' });
+    objects.set('page', {
+      bytes: gzipSync('<p>hello</p>'),
+      contentType: 'text/html',
+      contentEncoding: 'gzip',
+    } as never);
+    objects.set('bomb', {
+      bytes: gzipSync(Buffer.alloc(50 * MAX)),
+      contentType: 'text/html',
+      contentEncoding: 'gzip',
+    } as never);
+    let begun = 0;
+    let taken: Buffer[] = [];
+    const sink = {
+      begin: async () => {
+        begun++;
+        taken = [];
+      },
+      take: async (piece: Uint8Array) => {
+        taken.push(Buffer.from(piece));
+      },
+    };
+    const into = (path: string) =>
+      storage.readInto('media-library', path, sink, { maxBytes: MAX, signal: live() });
+    server.faults.push({ kind: 'truncate' });
+    await into('a');
+    expect([begun, Buffer.concat(taken).equals(bytes)]).toEqual([2, true]);
+    await into('page');
+    expect(Buffer.concat(taken).toString()).toBe('<p>hello</p>');
+    expect((await failure(into('bomb'))).code).toBe('too_large');
+    expect((await failure(into('none'))).code).toBe('not_found');
+    server.faults.push({ kind: 'endless' });
+    expect((await failure(into('a'))).code).toBe('too_large');
+    // a sink that fails ends it
+    sink.take = () => Promise.reject(new Error('the disk is full'));
+    await expect(into('a')).rejects.toThrow();
+  });
+});
+
 test('a silent storage and one that stalls in the middle end by time, an abort at once', async () => {
   await withStorage(
     async (storage, server, objects) => {

@@ -1,7 +1,7 @@
 /** Maintenance by several processes: one at a time, taken over where one ends, never in a writer's way; and months over years. */
 import { randomUUID } from 'node:crypto';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
+import { type Clock, systemClock } from '../../src/clock.ts';
 import { type Database, openDatabase } from '../../src/db/database.ts';
 import { databaseNow } from '../../src/db/database-time.ts';
 import { registerTasks, takeTask } from '../../src/db/maintenance.ts';
@@ -74,6 +74,7 @@ test('a pass that its process left is gone on with by another, and counted once'
     task: first,
     leaseMs: 60_000,
     elapsed: () => systemClock.elapsed(),
+    now: () => systemClock.now(),
     signal: new AbortController().signal,
   };
   const one = await task.batch(context, null);
@@ -170,10 +171,16 @@ const months = async (table: Monthly): Promise<string[]> =>
     )
   ).map(({ month }) => month);
 
+/** Of a process whose clock was set with the database's. */
+async function sameClock(): Promise<Clock> {
+  const now = (await databaseNow(db)).getTime();
+  return { ...systemClock, now: () => now };
+}
+
 async function pass(task: MaintenanceTask): Promise<void> {
   const taken = await takeTask(db, { names: [task.name], worker: 'w', leaseMs: 60_000, isForced: true });
   if (taken === null) throw new Error(`${task.name} is taken.`);
-  const { error, left } = await workOn({ db, clock: systemClock, leaseMs: 60_000 }, task, taken, {
+  const { error, left } = await workOn({ db, clock: await sameClock(), leaseMs: 60_000 }, task, taken, {
     sliceMs: 60_000,
     signal: new AbortController().signal,
   });

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
 import { afterAll, beforeAll, expect, test } from 'vitest';
-import { systemClock } from '../../src/clock.ts';
+import { type Clock, systemClock } from '../../src/clock.ts';
 import { registerTasks, takeTask } from '../../src/db/maintenance.ts';
 import { workOn } from '../../src/db/maintenance-run.ts';
 import { type ObjectRemover, storedObjectTask } from '../../src/db/stored-objects.ts';
@@ -27,16 +27,30 @@ afterAll(async () => {
 const open = () => openStorage(pathToFileURL(folder).href, {});
 const signal = new AbortController().signal;
 const BUCKET = 'media-library';
+const LEASE_MS = 60_000;
 
-async function pass(remover: () => ObjectRemover = open) {
+async function pass(remover: () => ObjectRemover = open, clock: Clock = systemClock) {
   const task = storedObjectTask(7, remover);
   await registerTasks(db, [task.name]);
-  const taken = await takeTask(db, { names: [task.name], worker: 'w', leaseMs: 60_000, isForced: true });
+  const taken = await takeTask(db, { names: [task.name], worker: 'w', leaseMs: LEASE_MS, isForced: true });
   if (taken === null) throw new Error('taken');
-  return workOn({ db, clock: systemClock, leaseMs: 60_000 }, task, taken, { sliceMs: 60_000, signal });
+  return workOn({ db, clock, leaseMs: LEASE_MS }, task, taken, { sliceMs: 60_000, signal });
 }
 const age = (days: number) =>
-  db.query(`update agentd.stored_objects set orphaned_at = orphaned_at - make_interval(days => $1)`, [days]);
+  db.query(
+    `update agentd.stored_objects set orphaned_at = orphaned_at - make_interval(days => $1), retry_at = retry_at - make_interval(days => $1)`,
+    [days],
+  );
+/** Objects that lost their rows longer ago than the days of grace. */
+const orphans = (paths: readonly string[]) =>
+  db.query(
+    `insert into agentd.stored_objects (bucket, path, orphaned_at) select $1, p.path, agentd.now() - interval '8 days' from unnest($2::text[]) p (path)`,
+    [BUCKET, paths],
+  );
+const notes = async (): Promise<string[]> =>
+  (await db.query<{ path: string }>('select path from agentd.stored_objects order by path')).map(
+    ({ path }) => path,
+  );
 
 test('an object goes when no row has named it for a week; one that is named, and an application’s own, stay', async () => {
   const at = await makePlatform(db);
@@ -81,6 +95,7 @@ test('an object goes when no row has named it for a week; one that is named, and
     close: () => Promise.resolve(),
   });
   expect((await pass(away)).left).toMatchObject({ how: 'failed', error: 'The storage is away.' });
+  await age(1);
   expect((await pass()).row).toMatchObject({ rows: 62, outcome: 'completed' });
   expect(await there()).toEqual(['a/named', 'a/comes-back', 'a/foreign']);
   expect(await db.query('select path, orphaned_at from agentd.stored_objects order by path')).toEqual([
@@ -88,4 +103,66 @@ test('an object goes when no row has named it for a week; one that is named, and
     { path: 'a/named', orphaned_at: null },
   ]);
   await storage.close();
+});
+
+test('an object that can’t be removed keeps none of the others, and is tried again the next day', async () => {
+  await db.query('delete from agentd.stored_objects');
+  // what can be no object's path, one that is refused, and ones that go
+  await orphans(['a\tb.txt', 'locked', 'm/1', 'm/2']);
+  const asked: string[] = [];
+  const refusing = (): ObjectRemover => ({
+    close: () => Promise.resolve(),
+    remove: async (bucket, path, options) => {
+      asked.push(path);
+      if (path === 'locked') throw new Error('This one is under legal hold.');
+      const storage = open();
+      await storage.remove(bucket, path, options);
+    },
+  });
+  expect((await pass(refusing)).row).toMatchObject({ rows: 3, held: 1, outcome: 'completed' });
+  expect(await notes()).toEqual(['locked']);
+  // not before the next day: a pass that comes sooner does not begin with it
+  expect((await pass(refusing)).row).toMatchObject({ rows: 0, held: 0 });
+  await age(1);
+  // nothing but failures is a storage that fails, and the next pass goes on with the others all the same
+  await orphans(['n/1']);
+  await db.query(`update agentd.stored_objects set retry_at = null where path = 'locked'`);
+  const away = (): ObjectRemover => ({
+    close: () => Promise.resolve(),
+    remove: () => Promise.reject(new Error('The storage is away.')),
+  });
+  expect((await pass(away)).left).toMatchObject({ how: 'failed', error: 'The storage is away.' });
+  await orphans(['o/1']);
+  expect((await pass(refusing)).row).toMatchObject({ rows: 1, outcome: 'completed' });
+  expect(await notes()).toEqual(['locked', 'n/1']);
+  expect(asked.filter((path) => path === 'locked')).toHaveLength(1);
+});
+
+test('a batch ends long before its lease, and what it removed is written down', async () => {
+  await db.query('delete from agentd.stored_objects');
+  await orphans(Array.from({ length: 30 }, (_, i) => `slow/${String(i).padStart(2, '0')}`));
+  // each removal takes six seconds of a lease of sixty
+  let elapsed = 0;
+  const clock: Clock = { ...systemClock, elapsed: () => elapsed };
+  const asked: string[] = [];
+  const batches: { removed: number; took: number }[] = [];
+  let from = 0;
+  const slow = (): ObjectRemover => {
+    from = asked.length;
+    const began = elapsed;
+    return {
+      remove: async (_bucket, path) => {
+        asked.push(path);
+        elapsed += 6_000;
+      },
+      close: async () => {
+        batches.push({ removed: asked.length - from, took: elapsed - began });
+      },
+    };
+  };
+  for (let i = 0; i < 20 && (await notes()).length > 0; i++) await pass(slow, clock);
+  expect(asked).toHaveLength(30);
+  expect(new Set(asked).size).toBe(30);
+  expect(await notes()).toEqual([]);
+  for (const { took } of batches) expect(took).toBeLessThan(LEASE_MS / 2);
 });

@@ -162,13 +162,14 @@ async function askWhoStates(db: Kysely<unknown>): Promise<void> {
     create trigger zz_guard_workspace_update before update of is_personal, owner_user_id on public.workspaces
       for each row when (not agentd.is_own_statement()) execute function agentd.guard_workspace();
 
-    -- Nobody takes the slug of another's personal workspace, or lets another's insert wait for a slug that a name is made into.
+    -- Nobody takes the slug of another's personal workspace or of one that is erased but for its bills, or lets another's insert wait for a
+    -- slug that a name is made into. One that looks like an id may be anybody's name ("cafe24"): whoever types it is asked which he means.
     create function agentd.guard_slug() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
-      if new.slug ~ '^personal-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and not agentd.is_service_caller()
+      if new.slug ~ '^(personal|erased)-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' and not agentd.is_service_caller()
          and not (new.is_personal and new.slug = 'personal-' || new.owner_user_id) then
-        raise exception 'the slug % is for a personal workspace', new.slug
+        raise exception 'the slug % is for % workspace', new.slug, case when new.slug like 'personal-%' then 'a personal' else 'an erased' end
           using errcode = 'insufficient_privilege', hint = 'Choose another slug, or leave it out.';
       end if;
       perform agentd.try_lock('slug:' || (hashtextextended(new.slug, 0) & 255));

@@ -39,6 +39,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
       created_at timestamptz not null default now(),
       primary key (secret_id, owner_id)
     );
+    create index vault_owners_owner_id_idx on agentd.vault_owners (owner_id);
 
     create function agentd.note_vault_secret(p_secret_id uuid) returns void
     language sql security definer set search_path = pg_catalog, pg_temp as $$

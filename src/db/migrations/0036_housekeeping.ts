@@ -1,11 +1,12 @@
 /**
- * What keeps the database from growing for ever: who tidies what and how far he is, a log of it, how long a workspace's rows are kept, and months
- * that are retired.
+ * What keeps the database from growing for ever: who tidies what and how far he is, a log of it, how long a workspace's rows are kept, months
+ * that are retired, and what remains of a workspace that is deleted.
  *
  * The rules themselves (which table, which rows) are in src/db/retention-rules.ts, the days in config/retention.json.
  */
 import { type Kysely, sql } from 'kysely';
 import { applyAccess } from './access.ts';
+import { CLOSED_WORKSPACES, DROP_CLOSED_WORKSPACES } from './closed-workspaces.ts';
 import { DROP_RETIRING, RETIRE_PARTITIONS } from './retire-partitions.ts';
 import { changed, functionOf, runSql } from './run-sql.ts';
 import { REPAIR_FUNCTIONS } from './usage-repair.ts';
@@ -15,6 +16,7 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await addIndexes(db);
   await runSql(db, sql.raw(RETIRE_PARTITIONS));
   await runSql(db, sql.raw(EXPIRE_APPROVAL));
+  await runSql(db, sql.raw(CLOSED_WORKSPACES));
   await applyAccess(db);
 }
 
@@ -82,10 +84,12 @@ async function addTables(db: Kysely<unknown>): Promise<void> {
       path        text        not null,
       created_at  timestamptz not null default agentd.now(),
       orphaned_at timestamptz,
+      retry_at    timestamptz,
       primary key (bucket, path)
     );
     comment on table agentd.stored_objects is
       'An object that agentd itself has put into the storage, noted before it was. orphaned_at: since when no row of media_library names it.';
+    comment on column agentd.stored_objects.retry_at is 'It could not be removed: when that is tried again.';
 
     alter table public.task_runs add column stripped_at timestamptz;
     comment on column public.task_runs.stripped_at is 'When what its calls were told and answered was removed; the run and its result are kept.';
@@ -159,6 +163,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
+    ${sql.raw(DROP_CLOSED_WORKSPACES)}
     drop function agentd.expire_approval(uuid);
     ${sql.raw(DROP_RETIRING)}
     ${sql.raw(changed(functionOf(REPAIR_FUNCTIONS, 'usage_complete_since'), 'create function', 'create or replace function'))}
