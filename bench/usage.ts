@@ -24,9 +24,14 @@ const WORKSPACES = 1_000;
 const RATE = 10_000;
 const WRITERS = 8;
 const BATCH = 50;
+const OPEN_MINUTES = Number(process.env.BENCH_OPEN_MINUTES ?? 10);
+const OPEN_RATE = 2_000;
 
 export async function bench(): Promise<Result> {
-  return { bench: 'usage', lines: [await backlog(200), await backlog(WORKSPACES), await stream()] };
+  return {
+    bench: 'usage',
+    lines: [await backlog(200), await backlog(WORKSPACES), await stream(), await behind()],
+  };
 }
 
 async function backlog(workspaces: number): Promise<Line> {
@@ -159,6 +164,55 @@ async function stream(): Promise<Line> {
       };
     } finally {
       await service.stop();
+      await db.close();
+    }
+  });
+}
+
+/** Passes of a second's events each: while a transaction is open that has written an event, and after its end. */
+async function behind(): Promise<Line> {
+  return withDatabase('usage_open', { migrated: true }, async ({ url, pool }) => {
+    const db = openDatabase({ url, embedded: false, max: 4 });
+    const open = await pool.connect();
+    try {
+      const ids = await makeWorkspaces(pool, WORKSPACES);
+      const event = `insert into public.usage_events (workspace_id, metric, quantity) select i, 'tokens', 10 from unnest($1::uuid[]) i`;
+      const seconds = async (count: number): Promise<number[]> => {
+        const took: number[] = [];
+        const from = performance.now();
+        for (let second = 0; second < count; second++) {
+          await Promise.all(
+            Array.from({ length: 4 }, async () => {
+              for (let n = 0; n < OPEN_RATE / BATCH / 4; n++)
+                await pool.query(event, [
+                  Array.from({ length: BATCH }, () => ids[Math.floor(Math.random() * ids.length)]),
+                ]);
+            }),
+          );
+          took.push(await timed(() => pass(db)));
+          await wait(Math.max(0, from + (second + 1) * 1000 - performance.now()));
+        }
+        return took;
+      };
+      const compared = Math.min(60, OPEN_MINUTES * 30);
+      await open.query('begin');
+      await open.query(event, [[ids[0]]]);
+      const during = (await seconds(OPEN_MINUTES * 60)).slice(-compared);
+      await open.query('commit');
+      const after = (await seconds(compared + 10)).slice(-compared);
+      const drift = await usageDrift(db, null);
+      if (drift.length > 0) throw new Error(`${drift.length} sums differ from the events.`);
+      const ratio = median(during) / median(after);
+      return {
+        measured: `a pass over ${OPEN_RATE.toLocaleString('en-US')} events while another transaction is open for ${OPEN_MINUTES} minutes`,
+        agentd: ms(median(during)),
+        beside: `after its end: ${ms(median(after))}`,
+        goal: '≤ 1.5 ×',
+        met: ratio <= 1.5,
+        note: `${ratio.toFixed(2)} ×; it has written an event; medians of its last ${compared} seconds and of as many after it; ${(OPEN_RATE * OPEN_MINUTES * 60).toLocaleString('en-US')} events since it began`,
+      };
+    } finally {
+      open.release();
       await db.close();
     }
   });

@@ -164,6 +164,17 @@ export interface AgentdBudgetReservations {
   turns: number;
 }
 
+export interface AgentdClosedWorkspaces {
+  closed_at: Generated<Timestamp>;
+  counters: Generated<Json>;
+  id: Generated<number>;
+  invoices: Generated<Json>;
+  owner_user_id: string;
+  periods: Generated<Json>;
+  subscriptions: Generated<Json>;
+  workspace_id: string;
+}
+
 export interface AgentdConversationCalls {
   since: Timestamp;
   workspace_id: string;
@@ -551,6 +562,10 @@ export interface AgentdStoredObjects {
   created_at: Generated<Timestamp>;
   orphaned_at: Timestamp | null;
   path: string;
+  /**
+   * It could not be removed: when that is tried again.
+   */
+  retry_at: Timestamp | null;
 }
 
 export interface AgentdStuckWork {
@@ -642,7 +657,13 @@ export interface AgentdUsageDrifts {
   workspace_id: string;
 }
 
+export interface AgentdUsagePeriodLocks {
+  changes: Generated<number>;
+  workspace_id: string;
+}
+
 export interface AgentdUsageRecuts {
+  id: Generated<number>;
   requested_at: Generated<Timestamp>;
   workspace_id: string;
 }
@@ -2045,6 +2066,10 @@ export interface WorkspaceUsage {
 }
 
 export interface WorkspaceUsageCounters {
+  /**
+   * Where the period was cut: what is used from then on is not added to this counter, also by who knew the period as it was.
+   */
+  ends_at: Timestamp | null;
   metric: string;
   month: Timestamp;
   used: Generated<number>;
@@ -2070,6 +2095,7 @@ export interface DB {
   "agentd.audit_log": AgentdAuditLog;
   "agentd.budget_counters": AgentdBudgetCounters;
   "agentd.budget_reservations": AgentdBudgetReservations;
+  "agentd.closed_workspaces": AgentdClosedWorkspaces;
   "agentd.conversation_calls": AgentdConversationCalls;
   "agentd.dashboard_refreshes": AgentdDashboardRefreshes;
   "agentd.embedding_migrations": AgentdEmbeddingMigrations;
@@ -2111,6 +2137,7 @@ export interface DB {
   "agentd.usage_corrections": AgentdUsageCorrections;
   "agentd.usage_deltas": AgentdUsageDeltas;
   "agentd.usage_drifts": AgentdUsageDrifts;
+  "agentd.usage_period_locks": AgentdUsagePeriodLocks;
   "agentd.usage_recuts": AgentdUsageRecuts;
   "agentd.usage_reservations": AgentdUsageReservations;
   "agentd.usage_rollup": AgentdUsageRollup;

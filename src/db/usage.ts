@@ -35,30 +35,52 @@ export async function gatherUsage(
     : null;
 }
 
-/** What a statement has folded: the last workspace that it came to (null: there was none), and how many it left for later. */
-export type Folded = { readonly lastId: string | null; readonly deltas: number; readonly held: number };
-
-/** Adds the deltas of up to `workspaces` workspaces after `after` to their sums; null: another node is at it. */
-export async function foldUsage(
+/** Up to `limit` workspaces after `after`, in the order of their ids, that have deltas to be folded; none of `without`. */
+export async function workspacesToFold(
   db: Queryable,
   after: string | null,
-  workspaces: number,
-): Promise<Folded | null> {
-  const [row] = await db.query<{ last_id: string | null; folded: number; held: number }>(
-    { name: 'fold_usage', text: 'select last_id, folded, held from agentd.fold_usage($1, $2)' },
-    [after, workspaces],
+  limit: number,
+  without: readonly string[],
+): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    {
+      name: 'workspaces_to_fold',
+      text: `select distinct d.workspace_id as id from agentd.usage_deltas d
+              where d.workspace_id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000') and d.workspace_id <> all ($3::uuid[])
+              order by 1 limit $2`,
+    },
+    [after, limit, without],
   );
-  return row ? { lastId: row.last_id, deltas: row.folded, held: row.held } : null;
+  return rows.map((row) => row.id);
 }
 
-/** Cuts the periods of workspaces whose zone or plan was changed. Returns how many; throws 55P03 while a pass is under way. */
-export async function recutUsage(db: Queryable, limit: number): Promise<number> {
-  const waiting = await db.query('select 1 from agentd.usage_recuts limit 1');
-  if (waiting.length === 0) return 0;
-  const [row] = await db.query<{ recut: number }>('select agentd.recut_requested_usage($1) as recut', [
-    limit,
-  ]);
-  return row?.recut ?? 0;
+/** How many deltas a statement has folded, and of how many workspaces it left them for later. */
+export type Folded = { readonly deltas: number; readonly held: number };
+
+/**
+ * Adds the deltas of workspaces to their sums; null: another node is at it. Throws 55P03 where somebody is about to insert a row of one of
+ * them: each alone tells whose it is.
+ */
+export async function foldUsage(db: Queryable, workspaces: readonly string[]): Promise<Folded | null> {
+  const [row] = await db.query<{ folded: number; held: number }>(
+    { name: 'fold_usage', text: 'select folded, held from agentd.fold_usage($1)' },
+    [workspaces],
+  );
+  return row ? { deltas: row.folded, held: row.held } : null;
+}
+
+/** The workspace whose periods have waited longest to be cut anew, but none of `without`; null: there is none. */
+export async function nextRecut(db: Queryable, without: readonly string[]): Promise<string | null> {
+  const [row] = await db.query<{ id: string }>(
+    'select r.workspace_id as id from agentd.usage_recuts r where r.workspace_id <> all ($1::uuid[]) order by r.id limit 1',
+    [without],
+  );
+  return row?.id ?? null;
+}
+
+/** Cuts the periods of a workspace whose zone or plan was changed. Throws 55P03 while somebody holds them, or a pass is under way. */
+export async function recutUsage(db: Queryable, workspaceId: string): Promise<void> {
+  await db.query('select agentd.recut_requested_usage($1)', [workspaceId]);
 }
 
 /** Takes back rows that were counted beside an application's first calls. Returns how many. */
@@ -94,7 +116,8 @@ export async function takeReconciliation(db: Queryable, everyMs: number): Promis
 /** A sum that differs from the events. */
 export type Drift = {
   readonly workspace_id: string;
-  readonly level: 'quarter_hour' | 'period';
+  /** overlap: of two periods, which no recomputation would tell. */
+  readonly level: 'quarter_hour' | 'period' | 'overlap';
   readonly at: Date;
   readonly metric: string;
   readonly expected: number;

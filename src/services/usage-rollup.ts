@@ -7,8 +7,9 @@
  */
 import type { Database } from '../db/database.ts';
 import { isLockTimeout, isStatementTimeout } from '../db/retry.ts';
-import { closeUsagePeriods, foldUsage, gatherUsage, recutUsage, voidCountedRows } from '../db/usage.ts';
+import { closeUsagePeriods, gatherUsage, voidCountedRows } from '../db/usage.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
+import { foldAll, leftUsage, recutAll } from './usage-folding.ts';
 import { UsageReconciler } from './usage-reconcile.ts';
 
 /** Between passes, in milliseconds: while there is usage, and while there is none. */
@@ -16,8 +17,6 @@ const BUSY_MS = 300;
 const IDLE_MS = 1_000;
 /** Events of a pass once all of them were too many for one statement. */
 const PART = 200_000;
-/** Workspaces that one statement folds. */
-const WORKSPACES = 500;
 /** How often periods are closed, and rows that calls have replaced are taken back. */
 const KEEP_MS = 60_000;
 /** A period takes what is late for so long, in hours; then it is closed. */
@@ -34,11 +33,12 @@ export function usageRollup(deps: UsageRollupDeps): Service {
   let most: number | null = null;
   let keptAt = clock.elapsed() - KEEP_MS;
   const reconciler = new UsageReconciler(deps);
+  const left = leftUsage(clock);
   let isStuck = false;
 
   return periodic('usage_rollup', deps, async () => {
     try {
-      const { events, isComplete } = await rollUp(deps, most);
+      const { events, isComplete } = await rollUp(deps, most, left);
       isStuck = false;
       if (isComplete) most = null;
       if (clock.elapsed() - keptAt >= KEEP_MS) {
@@ -72,66 +72,30 @@ export function usageRollup(deps: UsageRollupDeps): Service {
   });
 }
 
-/** One pass: follows changed periods, gathers, folds. Events are 0, too, when another node was at it. */
+/**
+ * One pass: follows changed periods, gathers, folds. Events are 0, too, when another node was at it.
+ *
+ * @param left workspaces that earlier passes have left for later
+ */
 export async function rollUp(
   deps: UsageRollupDeps,
   most: number | null = null,
+  left = leftUsage(deps.clock),
 ): Promise<{ events: number; isComplete: boolean }> {
-  const { db, clock, metrics, log } = deps;
-  try {
-    const recut = await recutUsage(db, AT_ONCE);
-    if (recut > 0)
-      log.info({ event: 'usage_periods_recut', workspaces: recut }, 'periods follow a changed zone or plan');
-  } catch (error) {
-    // somebody holds what is to be changed, or a pass is under way: the request stays
-    if (!isLockTimeout(error)) throw error;
-  }
+  const { db, clock, metrics } = deps;
+  await recutAll(deps, left.recuts);
   const from = clock.elapsed();
   const gathered = await gatherUsage(db, most);
   const between = clock.elapsed();
   if (gathered) {
     if (gathered.events > 0) metrics.usage.gathered(gathered.events, (between - from) / 1000);
   }
-  const folded = await foldAll(deps);
+  const folded = await foldAll(deps, left.folds);
   if (folded > 0) metrics.usage.folded((clock.elapsed() - between) / 1000);
   if (gathered && gathered.lagMs !== null) {
     metrics.usage.lag((gathered.lagMs + clock.elapsed() - between) / 1000);
   }
   return { events: gathered?.events ?? 0, isComplete: gathered?.isComplete ?? true };
-}
-
-/** Folds what is there, workspace after workspace. One that somebody holds keeps its deltas, and nobody else's. */
-export async function foldAll(deps: Pick<UsageRollupDeps, 'db'>): Promise<number> {
-  let after: string | null = null;
-  let limit = WORKSPACES;
-  let alone = 0;
-  let deltas = 0;
-  for (;;) {
-    let folded: Awaited<ReturnType<typeof foldUsage>>;
-    try {
-      folded = await foldUsage(deps.db, after, limit);
-    } catch (error) {
-      if (!isLockTimeout(error)) throw error;
-      if (limit === 1) {
-        // whose row it is, and on to the next
-        const [next]: { id: string | null }[] = await deps.db.query(
-          `select min(workspace_id::text)::uuid as id from agentd.usage_deltas
-            where workspace_id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')`,
-          [after],
-        );
-        if (!next?.id) return deltas;
-        after = next.id;
-      } else {
-        limit = 1;
-        alone = WORKSPACES;
-      }
-      continue;
-    }
-    if (!folded?.lastId) return deltas;
-    deltas += folded.deltas;
-    after = folded.lastId;
-    if (limit === 1 && --alone === 0) limit = WORKSPACES;
-  }
 }
 
 /** What is due now and then, each apart from the others. */

@@ -218,3 +218,36 @@ test('a lead survives its session and agent', async () => {
     ]),
   ).toBe(true);
 });
+
+test('nobody says more in one message than an export or a worker can hold', async () => {
+  const { workspace, viewer, agent } = await company(db.pool);
+  const room = await channel(workspace);
+  const says = (bytes: number): Promise<string> =>
+    asUser(db.pool, viewer, (user) =>
+      outcome(
+        user,
+        `insert into public.chat_messages (channel_id, sender_user_id, content) values ($1, $2, repeat('x', $3))`,
+        [room, viewer, bytes],
+      ),
+    );
+  expect([await says(10_000_000), await says(10_000_001)]).toEqual(['ok', checkViolation]);
+  const talk = await inserted(
+    db.pool,
+    `insert into public.conversations (agent_id, user_id, title) values ($1, $2, 't')`,
+    [agent, viewer],
+  );
+  const refused = await asUser(db.pool, viewer, async (user) => [
+    await outcome(
+      user,
+      `insert into public.agent_messages (conversation_id, agent_id, user_id, role, content) values ($1, $2, $3, 'user', repeat('x', 10000001))`,
+      [talk, agent, viewer],
+    ),
+    await outcome(user, `update public.conversations set title = repeat('x', 1000001) where id = $1`, [talk]),
+    await outcome(
+      user,
+      `insert into public.chat_rooms (workspace_id, owner_user_id, name) values ($1, $2, repeat('x', 1000001))`,
+      [workspace, viewer],
+    ),
+  ]);
+  expect(refused).toEqual([checkViolation, checkViolation, checkViolation]);
+});

@@ -374,7 +374,7 @@ describe('a subscription gives its allowance', () => {
     },
   );
 
-  test('a subscription by whose periods usage is summed up, and that ends, leaves its open period whole', async () => {
+  test('a subscription by whose periods usage is summed up, and that ends, ends its open period: the rest of the month is another', async () => {
     await now('2026-03-05T00:00:00Z');
     await plan({ message_limit: 3, is_default: true });
     await subscribe(await monthly({ message_limit: 50 }), {
@@ -387,13 +387,16 @@ describe('a subscription gives its allowance', () => {
     await now('2026-03-20T00:00:00Z');
     expect((await look()).plans).toBe(1);
     await pass();
-    expect([await consume(2), await consume(1), await counters()]).toEqual([
+    expect([await consume(4), await consume(3), await counters()]).toEqual([
       false,
       true,
-      { '2026-03-05': 3 },
+      { '2026-03-01': 3, '2026-03-05': 2 },
     ]);
-    await now('2026-04-05T00:00:00Z');
-    expect([await consume(3), await counters()]).toEqual([true, { '2026-03-05': 3, '2026-04-01': 3 }]);
+    await now('2026-04-01T00:00:00Z');
+    expect([await consume(3), await counters()]).toEqual([
+      true,
+      { '2026-03-01': 3, '2026-03-05': 2, '2026-04-01': 3 },
+    ]);
   });
 
   test('the same update again, by key, is no change: no cut, no new grace, no warning', async () => {

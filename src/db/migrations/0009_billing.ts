@@ -424,10 +424,15 @@ async function createUsageFunctions(db: Kysely<unknown>): Promise<void> {
   await runSql(
     db,
     sql`
-    -- The zone, or UTC if there is none of this name: a typing error in a workspace must not stop its usage.
+    -- The zone, or UTC if there is none of this name: a typing error in a workspace must not stop its usage. Rules of one's own, which PostgreSQL
+    -- takes too ('A0B-160,J1/0'), are no names: each has a digit, as few names have. (pg_timezone_names reads every file.)
     create function agentd.valid_time_zone(p_name text) returns text
     language plpgsql stable set search_path = pg_catalog, pg_temp as $$
     begin
+      if p_name ~ '[0-9<,]' and p_name !~ '^(posix/)?(Etc/GMT(0|[+-][0-9]|[+-]1[0-2]|-1[34])|GMT[+-]?0|EST5EDT|CST6CDT|MST7MDT|PST8PDT)$'
+         or p_name ~* '^right/' then
+        return 'UTC';
+      end if;
       perform pg_catalog.now() at time zone p_name;
       return coalesce(p_name, 'UTC');
     exception when invalid_parameter_value then

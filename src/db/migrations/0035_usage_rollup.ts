@@ -77,10 +77,15 @@ async function addTables(db: Kysely<unknown>): Promise<void> {
     comment on column public.workspace_usage.month is 'The first day of the month; of a subscription''s period the day that it begins on.';
     comment on column public.workspace_usage.closed_at is 'What comes later for this period is a correction of the open one.';
 
+    alter table public.workspace_usage_counters add column ends_at timestamptz;
+    comment on column public.workspace_usage_counters.ends_at is
+      'Where the period was cut: what is used from then on is not added to this counter, also by who knew the period as it was.';
+
     -- Sums stay within their types whatever an application writes, and a time can be placed.
     alter table public.usage_events
       add constraint usage_events_bounds_check
-        check (quantity between -1000000000000 and 1000000000000 and cost_micros between -1000000000000 and 1000000000000 and isfinite(recorded_at));
+        check (quantity between -1000000000000 and 1000000000000 and cost_micros between -1000000000000 and 1000000000000
+               and recorded_at >= timestamptz '1900-01-01 00:00:00+00' and recorded_at < timestamptz '3000-01-01 00:00:00+00');
 
     alter table agentd.usage_rollup_state
       add column server_id bigint,
@@ -122,11 +127,20 @@ async function addTables(db: Kysely<unknown>): Promise<void> {
     );
     comment on table agentd.usage_by_second is 'Workspaces whose periods begin, or began, at any second.';
 
+    -- No key and no reference: who asks waits for nobody, also not for an owner who holds his workspace.
     create table agentd.usage_recuts (
-      workspace_id uuid        primary key references public.workspaces (id) on delete cascade,
+      id           bigint      generated always as identity primary key,
+      workspace_id uuid        not null,
       requested_at timestamptz not null default agentd.now()
     );
-    comment on table agentd.usage_recuts is 'Workspaces whose zone or plan was changed: their open period is to be cut anew.';
+    create index usage_recuts_workspace_id_idx on agentd.usage_recuts (workspace_id);
+    comment on table agentd.usage_recuts is 'Changes of the zone or plan of workspaces, whose open period is to be cut anew.';
+
+    create table agentd.usage_period_locks (
+      workspace_id uuid   primary key references public.workspaces (id) on delete cascade,
+      changes      bigint not null default 0
+    );
+    comment on table agentd.usage_period_locks is 'Held by whoever opens or cuts periods of the workspace.';
 
     create table agentd.usage_drifts (
       id           bigint      generated always as identity primary key,
@@ -191,7 +205,7 @@ async function addViews(db: Kysely<unknown>): Promise<void> {
       select s.last_run_at, extract(epoch from agentd.now() - s.last_run_at) as seconds_since, s.last_duration_ms, s.events_rolled,
              (select count(*) from agentd.usage_deltas) as waiting_deltas,
              (select count(distinct d.workspace_id) from agentd.usage_deltas d) as waiting_workspaces,
-             (select count(*) from agentd.usage_recuts) as waiting_recuts,
+             (select count(distinct r.workspace_id) from agentd.usage_recuts r) as waiting_recuts,
              (select count(*) from agentd.usage_drifts f where f.repaired_at is null) as open_drifts,
              (pg_snapshot_xmax(s.snapshot) > pg_snapshot_xmax(pg_current_snapshot())
               or coalesce(s.server_id <> agentd.server_identity(), false)) as is_restored
@@ -220,7 +234,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     ${sql.raw(DROP_REPAIR)}
     ${sql.raw(DROP_PERIODS)}
     ${sql.raw(DROP_ROLLUP)}
-    drop table agentd.model_prices, agentd.conversation_calls, agentd.usage_drifts, agentd.usage_recuts, agentd.usage_by_second,
+    drop table agentd.model_prices, agentd.conversation_calls, agentd.usage_drifts, agentd.usage_period_locks, agentd.usage_recuts, agentd.usage_by_second,
       agentd.usage_corrections, agentd.usage_deltas;
     -- what is summed up goes with what knows how far
     delete from public.usage_quarter_hours;
@@ -230,6 +244,7 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     alter table agentd.usage_rollup_state drop column server_id, drop column rebuilds;
     alter table public.usage_events drop constraint usage_events_bounds_check;
     alter table public.workspace_usage drop column period_kind;
+    alter table public.workspace_usage_counters drop column ends_at;
     alter table public.pricing_plans drop column usage_period;
     comment on column public.workspace_usage.month is null;
     comment on column public.workspace_usage.closed_at is null;

@@ -3,6 +3,9 @@
  *
  * A renewal that comes late and begins elsewhere, a new plan or another zone cuts the open period anew. Then the counters are made again from what has a
  * time: events, and grants that have a key. A grant without one has no time of its own and stays at the beginning of the period that it was made in.
+ *
+ * Counters that were cut stay, each with the instant until which it counts: whoever had read the period as it was, and then waited, is not added to
+ * the wrong one. So all that adds to a counter asks `ends_at is null or ends_at > at` of it, and reads the period again where that does not hold.
  */
 import { incrementConversationCount } from './0020_platforms.ts';
 import { NOTE_MEMBER_CALL } from './member-calls.ts';
@@ -10,16 +13,14 @@ import { changed, functionOf } from './run-sql.ts';
 import { countCalls, EVENT_FUNCTIONS } from './usage-events.ts';
 import { LIVE_BEFORE, LIVE_UNTIL } from './usage-limits.ts';
 import { PERIOD_FUNCTIONS } from './usage-periods.ts';
-import { REPAIR_FUNCTIONS } from './usage-repair.ts';
+import { REPAIR_FUNCTIONS, recutUsage } from './usage-repair.ts';
 import { COUNTED_AT, IS_CALL, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
 
 const before = {
   natural_usage_period: functionOf(PERIOD_FUNCTIONS, 'natural_usage_period'),
   fold_usage_of: functionOf(ROLLUP_FUNCTIONS, 'fold_usage_of'),
-  fold_usage: functionOf(ROLLUP_FUNCTIONS, 'fold_usage'),
   void_counted_rows: functionOf(EVENT_FUNCTIONS, 'void_counted_rows'),
   recut_usage: functionOf(REPAIR_FUNCTIONS, 'recut_usage'),
-  recut_requested_usage: functionOf(REPAIR_FUNCTIONS, 'recut_requested_usage'),
 };
 const callsBefore = countCalls(incrementConversationCount);
 
@@ -27,14 +28,6 @@ const replaced = (text: string): string => text.replace('create function', 'crea
 
 const METRIC = (metric: string): string =>
   `case ${metric} when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end`;
-
-/** A year's period has its counter under the day that it began on. */
-const fold = changed(
-  before.fold_usage,
-  /c\.month > \(agentd\.now\(\) - interval '70 days'\)::date/g,
-  `c.month > (agentd.now() - case when exists (select 1 from agentd.usage_by_second s where s.workspace_id = c.workspace_id)
-                                         then interval '400 days' else interval '70 days' end)::date`,
-);
 
 const foldOf = changed(
   before.fold_usage_of,
@@ -45,27 +38,18 @@ const foldOf = changed(
 `,
 );
 
-const recut = changed(
-  changed(
-    changed(
-      before.recut_usage,
-      `      v_changed boolean := false;
-`,
-      `      v_changed boolean := false;
-      v_undated jsonb;
-`,
-    ),
-    `      select * into v_period from agentd.natural_usage_period(`,
-    `      perform 1 from public.workspace_usage_counters c where c.workspace_id = p_workspace_id order by c.month, c.metric for update;
-      v_undated := agentd.undated_usage(p_workspace_id);
-      select * into v_period from agentd.natural_usage_period(`,
-  ),
-  `        perform agentd.rebuild_usage(p_workspace_id);
-`,
-  `        perform agentd.rebuild_usage(p_workspace_id);
-        perform agentd.recut_counters(p_workspace_id, v_undated);
-`,
-);
+const recut = recutUsage({
+  ended: LIVE_UNTIL,
+  variables: `
+      v_undated jsonb;`,
+  before: `
+        v_undated := agentd.undated_usage(p_workspace_id, v_from);`,
+  after: `
+        perform agentd.recut_counters(p_workspace_id, v_undated, v_from);`,
+  // also those that the change itself has waked: before the cut there was nothing for them
+  finally: `
+      perform agentd.wake_for_limit(array[p_workspace_id]);`,
+});
 
 /**
  * A call of an application (service_role) is what turns a workspace to counting calls. A member's call counts, for itself and one row: if it turned the
@@ -73,7 +57,11 @@ const recut = changed(
  */
 const calls = changed(
   changed(
-    changed(callsBefore, 'from agentd.month_bounds(', 'from agentd.usage_period('),
+    changed(
+      callsBefore,
+      /insert into public\.workspace_usage_counters[\s\S]*?used = c\.used \+ 1;/,
+      `perform agentd.add_to_counter(p_workspace_id, agentd.now(), 'conversations', 1);`,
+    ),
     `      update public.workspaces w
 `,
     `      if agentd.is_service_caller() then
@@ -87,8 +75,60 @@ const calls = changed(
 export const COUNTER_PERIODS = `
     ${replaced(changed(before.natural_usage_period, LIVE_BEFORE, `${LIVE_UNTIL} > agentd.now()`))}
     ${replaced(foldOf)}
-    ${replaced(fold)}
-    ${replaced(changed(before.void_counted_rows, 'lateral agentd.month_bounds(', 'lateral agentd.usage_period('))}
+
+    -- Adds to the counter of the period that an instant lies in, whatever the limit says.
+    create function agentd.add_to_counter(p_workspace_id uuid, p_at timestamptz, p_metric text, p_amount bigint) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_period record;
+    begin
+      loop
+        select p.* into v_period from agentd.usage_period(p_workspace_id, p_at) p;
+        if not found then
+          return;
+        end if;
+        if not v_period.is_there then
+          perform agentd.open_usage_period(p_workspace_id, p_at);
+          select p.* into v_period from agentd.usage_period(p_workspace_id, p_at) p;
+        end if;
+        insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
+        values (p_workspace_id, v_period.month, p_metric, p_amount)
+        on conflict (workspace_id, month, metric) do update set used = c.used + excluded.used
+         where c.ends_at is null or c.ends_at > p_at;
+        exit when found or not agentd.is_counter_cut(p_workspace_id, v_period.month, p_metric, p_at);
+      end loop;
+    end
+    $$;
+
+    -- Whether a counter does not count at an instant, as its period was cut after it was read: read it again. Where it is the edge that somebody has
+    -- moved by hand, the counter follows.
+    create function agentd.is_counter_cut(p_workspace_id uuid, p_month date, p_metric text, p_at timestamptz) returns boolean
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    begin
+      if not exists (select 1 from public.workspace_usage_counters c
+                      where c.workspace_id = p_workspace_id and c.month = p_month and c.metric = p_metric and c.ends_at <= p_at) then
+        return false;
+      end if;
+      update public.workspace_usage_counters c set ends_at = null
+        from public.workspace_usage u
+       where c.workspace_id = p_workspace_id and c.month = p_month and c.metric = p_metric and c.ends_at <= p_at
+         and u.workspace_id = p_workspace_id and u.month = p_month and u.period_start <= p_at and u.period_end > p_at;
+      return true;
+    end
+    $$;
+
+    ${replaced(
+      changed(
+        before.void_counted_rows,
+        /taken as \([\s\S]*?\)\s+select count\(\*\)::integer from voided/,
+        `taken as materialized (
+        select agentd.add_to_counter(v.workspace_id, v.occurred_at, 'conversations', -count(*)) from voided v
+         group by v.workspace_id, v.occurred_at order by v.workspace_id, v.occurred_at
+      )
+      select coalesce(sum(t.n), 0)::integer from (select count(*) as n from voided union all select 0 * count(*) from taken) t`,
+      ),
+    )}
+
     ${calls}
 
     -- What counters hold that has a time, since p_since: events that are in them, and grants under a key, of which an event of that key is one.
@@ -97,7 +137,8 @@ export const COUNTER_PERIODS = `
     language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
       select ${COUNTED_AT}, ${METRIC('e.metric')}, e.quantity
         from public.usage_events e
-       where e.workspace_id = p_workspace_id and e.metric in ('conversation', 'message', 'tokens') and ${COUNTED_AT} >= p_since
+       where e.workspace_id = p_workspace_id and e.metric in ('conversation', 'message', 'tokens')
+         and e.recorded_at >= p_since - interval '24 hours' and ${COUNTED_AT} >= p_since
          and (pg_visible_in_snapshot(e.xid, (select s.snapshot from agentd.usage_rollup_state s where s.name = 'usage'))
               or ${IS_CALL})
          and not exists (select 1 from agentd.usage_reservations r
@@ -107,35 +148,49 @@ export const COUNTER_PERIODS = `
        where r.workspace_id = p_workspace_id and r.created_at >= p_since
     $$;
 
-    -- The rest of the counters of open periods, each at its period's beginning: [{month, at, metric, amount}].
-    create function agentd.undated_usage(p_workspace_id uuid) returns jsonb
-    language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
-      with open as materialized (
-        select u.month, u.period_start, u.period_end from public.workspace_usage u
-         where u.workspace_id = p_workspace_id and u.closed_at is null
-      ),
-      dated as materialized (
-        select o.month, d.metric, sum(d.amount) as amount
-          from agentd.dated_usage(p_workspace_id, (select min(o.period_start) from open o)) d
-          join open o on o.period_start <= d.at and o.period_end > d.at
-         group by 1, 2
-      )
-      select jsonb_agg(jsonb_build_object('month', c.month, 'at', o.period_start, 'metric', c.metric, 'amount', c.used - coalesce(d.amount, 0)))
-        from public.workspace_usage_counters c
-        join open o on o.month = c.month
-        left join dated d on d.month = c.month and d.metric = c.metric
-       where c.workspace_id = p_workspace_id
+    -- The rest of the counters of the open periods that begin since p_from, each at its period's beginning: [{month, at, metric, amount}]. Holds those
+    -- periods and counters; there is one of each metric from then on, so that who adds to one that was not there yet waits, too.
+    create function agentd.undated_usage(p_workspace_id uuid, p_from timestamptz) returns jsonb
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set jit = off as $$
+    begin
+      perform 1 from public.workspace_usage u
+        where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_start >= p_from order by u.id for no key update;
+      insert into public.workspace_usage_counters (workspace_id, month, metric, used)
+      select p_workspace_id, u.month, m, 0
+        from public.workspace_usage u, unnest(array['conversations', 'messages', 'tokens']) m
+       where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_start >= p_from
+       order by 2, 3
+      on conflict do nothing;
+      perform 1 from public.workspace_usage_counters c where c.workspace_id = p_workspace_id order by c.month, c.metric for update;
+      return (
+        with open as materialized (
+          select u.month, u.period_start, u.period_end from public.workspace_usage u
+           where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_start >= p_from
+        ),
+        dated as materialized (
+          select o.month, d.metric, sum(d.amount) as amount
+            from agentd.dated_usage(p_workspace_id, (select min(o.period_start) from open o)) d
+            join open o on o.period_start <= d.at and o.period_end > d.at
+           group by 1, 2
+        )
+        select jsonb_agg(jsonb_build_object('month', c.month, 'at', o.period_start, 'metric', c.metric, 'amount', c.used - coalesce(d.amount, 0)))
+          from public.workspace_usage_counters c
+          join open o on o.month = c.month
+          left join dated d on d.month = c.month and d.metric = c.metric
+         where c.workspace_id = p_workspace_id);
+    end
     $$;
 
-    -- The counters of open periods anew, after those were cut. The caller holds the counters.
-    create function agentd.recut_counters(p_workspace_id uuid, p_undated jsonb) returns void
-    language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
+    -- The counters of the open periods that begin since p_from anew, after those were cut. The caller holds what undated_usage holds.
+    create function agentd.recut_counters(p_workspace_id uuid, p_undated jsonb, p_from timestamptz) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set timezone = 'UTC' set jit = off as $$
     declare
       v_since timestamptz;
       v_at    timestamptz;
     begin
       select min(s.at) into v_since
-        from (select u.period_start as at from public.workspace_usage u where u.workspace_id = p_workspace_id and u.closed_at is null
+        from (select u.period_start as at from public.workspace_usage u
+               where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_start >= p_from
               union all
               select x.at from jsonb_to_recordset(p_undated) x (at timestamptz)) s;
       loop
@@ -149,57 +204,52 @@ export const COUNTER_PERIODS = `
         perform agentd.open_usage_period(p_workspace_id, v_at);
       end loop;
 
-      delete from public.workspace_usage_counters c
-       where c.workspace_id = p_workspace_id
-         and c.month in (select x.month from jsonb_to_recordset(p_undated) x (month date)
-                         union all
-                         select u.month from public.workspace_usage u where u.workspace_id = p_workspace_id and u.closed_at is null);
-      insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
-      select p_workspace_id, u.month, s.metric, sum(s.amount)
-        from (select d.at, d.metric, d.amount from agentd.dated_usage(p_workspace_id, v_since) d
-              union all
-              select x.at, x.metric, x.amount from jsonb_to_recordset(p_undated) x (at timestamptz, metric text, amount bigint)) s
-        join public.workspace_usage u on u.workspace_id = p_workspace_id and u.period_start <= s.at and u.period_end > s.at and u.closed_at is null
-       group by u.month, s.metric
-       order by u.month, s.metric
-      on conflict (workspace_id, month, metric) do update set used = excluded.used;
+      -- A counter of nothing stays where the period has gone: it keeps away who waits for it.
+      insert into public.workspace_usage_counters as c (workspace_id, month, metric, used, ends_at)
+      select p_workspace_id, p.month, m, coalesce(sum(s.amount), 0), coalesce(p.period_end, '-infinity')
+        from (select coalesce(u.month, x.month) as month, u.period_start, u.period_end
+                from (select w.month, w.period_start, w.period_end from public.workspace_usage w
+                       where w.workspace_id = p_workspace_id and w.closed_at is null and w.period_start >= p_from) u
+                full join (select distinct x.month from jsonb_to_recordset(p_undated) x (month date)) x on x.month = u.month) p
+       cross join unnest(array['conversations', 'messages', 'tokens']) m
+        left join (select d.at, d.metric, d.amount from agentd.dated_usage(p_workspace_id, v_since) d
+                   union all
+                   select x.at, x.metric, x.amount from jsonb_to_recordset(p_undated) x (at timestamptz, metric text, amount bigint)) s
+          on s.metric = m and s.at >= p.period_start and s.at < p.period_end
+       group by p.month, p.period_end, m
+       order by p.month, m
+      on conflict (workspace_id, month, metric) do update set used = excluded.used, ends_at = excluded.ends_at;
       update agentd.usage_reservations r set month = u.month
         from public.workspace_usage u
        where r.workspace_id = p_workspace_id and r.created_at >= v_since and u.workspace_id = p_workspace_id
          and u.period_start <= r.created_at and u.period_end > r.created_at and u.month <> r.month;
+
+      -- A warning goes with the usage that it warned of, or the same would be warned of again. One whose usage is elsewhere now stays.
+      update public.usage_warnings w set month = n.month
+        from (select distinct on (u.month, o.metric, o.threshold, o.max_amount) o.id, u.month
+                from public.usage_warnings o
+                join public.workspace_usage u on u.workspace_id = o.workspace_id and u.closed_at is null and u.period_start >= p_from
+                 and u.period_start <= o.created_at and u.period_end > o.created_at and u.month <> o.month
+                join public.workspace_usage_counters c on c.workspace_id = o.workspace_id and c.month = u.month and c.metric = o.metric
+                 and c.used >= o.max_amount - case o.threshold when 80 then o.max_amount / 5 else 0 end
+               where o.workspace_id = p_workspace_id
+                 and not exists (select 1 from public.usage_warnings t
+                                  where t.workspace_id = o.workspace_id and t.month = u.month and t.metric = o.metric
+                                    and t.threshold = o.threshold and t.max_amount = o.max_amount)
+               order by u.month, o.metric, o.threshold, o.max_amount, o.created_at, o.id) n
+       where w.id = n.id;
     end
     $$;
 
     ${replaced(recut)}
-
-    -- Answers the requests of up to p_limit workspaces. One whose rows somebody holds goes to the end of the line. Returns how many were answered.
-    create or replace function agentd.recut_requested_usage(p_limit integer) returns integer
-    language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
-    declare
-      v_ids  uuid[];
-      v_id   uuid;
-      v_done uuid[] := '{}';
-    begin
-      v_ids := array(select r.workspace_id from agentd.usage_recuts r order by r.requested_at limit p_limit for update skip locked);
-      foreach v_id in array v_ids loop
-        begin
-          perform agentd.recut_usage(v_id);
-          v_done := v_done || v_id;
-        exception when lock_not_available then
-          null;
-        end;
-      end loop;
-      delete from agentd.usage_recuts r where r.workspace_id = any (v_done);
-      update agentd.usage_recuts r set requested_at = agentd.now() where r.workspace_id = any (v_ids);
-      return cardinality(v_done);
-    end
-    $$;
 `;
 
 export const DROP_COUNTER_PERIODS = `
     ${Object.values(before).map(replaced).join('\n')}
     ${callsBefore}
-    drop function agentd.recut_counters(uuid, jsonb);
-    drop function agentd.undated_usage(uuid);
+    drop function agentd.recut_counters(uuid, jsonb, timestamptz);
+    drop function agentd.undated_usage(uuid, timestamptz);
+    drop function agentd.add_to_counter(uuid, timestamptz, text, bigint);
+    drop function agentd.is_counter_cut(uuid, date, text, timestamptz);
     drop function agentd.dated_usage(uuid, timestamptz);
 `;

@@ -16,6 +16,7 @@ export const MEMBER_CALLS = `
     declare
       v_call   record;
       v_row    record;
+      v_held   uuid[] := '{}';
       v_paired integer := 0;
     begin
       for v_call in
@@ -24,8 +25,10 @@ export const MEMBER_CALLS = `
          where c.row_key is null and (p_call_id is null or c.id = p_call_id) and c.called_at > agentd.now() - 2 * interval '${APART}'
          order by c.looked_at, c.id limit p_limit for update skip locked
       loop
+        -- Outside the block: what is taken back with it would be looked at first again.
+        update agentd.member_calls c set looked_at = clock_timestamp() where c.id = v_call.id;
+        continue when v_call.workspace_id = any (v_held);
         begin
-          update agentd.member_calls c set looked_at = clock_timestamp() where c.id = v_call.id;
           select e.idempotency_key, e.occurred_at, e.agent_id into v_row
             from public.usage_events e
            where e.workspace_id = v_call.workspace_id
@@ -35,14 +38,12 @@ export const MEMBER_CALLS = `
                               where k.workspace_id = e.workspace_id and k.idempotency_key = 'void:' || e.idempotency_key)
            order by e.occurred_at desc limit 1;
           if found and agentd.record_usage(v_call.workspace_id, 'conversation', -1, 'void:' || v_row.idempotency_key, 0, v_row.occurred_at, v_row.agent_id) then
-            insert into public.workspace_usage_counters as u (workspace_id, month, metric, used)
-            select v_call.workspace_id, b.month, 'conversations', -1 from agentd.usage_period(v_call.workspace_id, v_row.occurred_at) b
-            on conflict (workspace_id, month, metric) do update set used = u.used - 1;
+            perform agentd.add_to_counter(v_call.workspace_id, v_row.occurred_at, 'conversations', -1);
             update agentd.member_calls c set row_key = v_row.idempotency_key where c.id = v_call.id;
             v_paired := v_paired + 1;
           end if;
         exception when lock_not_available then
-          null;
+          v_held := v_held || v_call.workspace_id;
         end;
       end loop;
       return v_paired;

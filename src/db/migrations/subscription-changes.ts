@@ -50,8 +50,7 @@ export const SUBSCRIPTION_CHANGES = `
        where w.id = p_workspace_id
          and (exists (select 1 from agentd.usage_by_second f where f.workspace_id = w.id)
               or exists (select 1 from public.workspace_subscriptions s join public.pricing_plans p on p.id = s.plan_id
-                          where s.workspace_id = w.id and p.usage_period = 'subscription'))
-      on conflict (workspace_id) do update set requested_at = excluded.requested_at;
+                          where s.workspace_id = w.id and p.usage_period = 'subscription'));
       perform agentd.wake_for_limit(array[p_workspace_id]);
     end
     $$;
@@ -88,12 +87,13 @@ export const SUBSCRIPTION_CHANGES = `
     $$;
 
     -- Follows up to p_limit workspaces for which the time has come: the end of a subscription, of a trial or of days of grace. Any node may, at any
-    -- time; each is followed once. Returns how many.
+    -- time; each is followed once. One that somebody holds is left for later. Returns how many were followed.
     create function agentd.follow_ended_plans(p_limit integer) returns integer
-    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
     declare
-      v_id  uuid;
-      v_ids uuid[];
+      v_id       uuid;
+      v_ids      uuid[];
+      v_followed integer := 0;
     begin
       v_ids := array(
         select n.workspace_id
@@ -102,9 +102,14 @@ export const SUBSCRIPTION_CHANGES = `
            for update of n skip locked
            for key share of w skip locked);
       foreach v_id in array v_ids loop
-        perform agentd.follow_plan(v_id);
+        begin
+          perform agentd.follow_plan(v_id);
+          v_followed := v_followed + 1;
+        exception when lock_not_available then
+          null;
+        end;
       end loop;
-      return cardinality(v_ids);
+      return v_followed;
     end
     $$;
 

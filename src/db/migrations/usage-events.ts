@@ -27,7 +27,8 @@ export function countCalls(before: string): string {
 }
 
 export const EVENT_FUNCTIONS = `
-    -- One event a message, of a person or an agent, in a channel or a conversation. One that is deleted and inserted again under its id counts once.
+    -- One event a message, of a person or an agent, in a channel or a conversation. One that the application inserts again under its id counts once;
+    -- a user chooses his ids himself, and what he inserts counts each time.
     create function agentd.count_message() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     declare
@@ -39,20 +40,31 @@ export const EVENT_FUNCTIONS = `
         v_agent := new.agent_id;
       end if;
       perform agentd.record_usage(
-        new.workspace_id, 'message', 1, 'message:' || new.id, 0, null, v_agent, null, jsonb_build_object('in', tg_argv[0]));
+        new.workspace_id, 'message', 1, 'message:' || new.id || case when agentd.is_service_caller() then '' else ':' || gen_random_uuid() end, 0, null, v_agent, null, jsonb_build_object('in', tg_argv[0]));
       return null;
     end
     $$;
 
-    -- A session and a conversation of one id are one. Where an application calls increment_conversation_count, its calls count instead.
+    -- A session and a conversation of one id are one. Where an application calls increment_conversation_count, its calls count instead. An id that
+    -- a user inserts into the same table again is another conversation: its first row there has left a key.
     create function agentd.count_conversation() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_key text := 'conversation:' || new.id;
     begin
       if (select w.settings ->> 'count_conversations' from public.workspaces w where w.id = new.workspace_id) = 'calls' then
         return null;
       end if;
+      if not agentd.is_service_caller() then
+        insert into public.usage_event_keys (workspace_id, idempotency_key, recorded_at)
+        values (new.workspace_id, tg_argv[0] || '-of-' || v_key, agentd.now())
+        on conflict do nothing;
+        if not found then
+          v_key := v_key || ':' || gen_random_uuid();
+        end if;
+      end if;
       perform agentd.record_usage(
-        new.workspace_id, 'conversation', 1, 'conversation:' || new.id, 0, null, new.agent_id, null, jsonb_build_object('in', tg_argv[0]));
+        new.workspace_id, 'conversation', 1, v_key, 0, null, new.agent_id, null, jsonb_build_object('in', tg_argv[0]));
       return null;
     end
     $$;

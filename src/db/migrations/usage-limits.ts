@@ -10,16 +10,25 @@ import { changed, functionOf } from './run-sql.ts';
 /** A grant is of so many at most, and a key so long: bounds of what a tenant can write. */
 const MOST = 1_000_000_000_000;
 const LONGEST_KEY = 500;
+/** What the keys of signed-in users begin with; no event has one of them. */
+export const MEMBER_KEY = 'member:';
 
 /**
  * When a subscription `s` of a plan `p` stops giving its allowance; infinity, if nothing but a change of its row ends it. A payment that is due,
- * or a trial that is over, has the plan's days of grace for its update to come.
+ * or a trial that is over, has the plan's days of grace for its update to come: of 24 hours each, or they would depend on the caller's time zone.
  */
 export const LIVE_UNTIL = `least(coalesce(s.end_date, 'infinity'),
                     case s.status when 'active' then timestamptz 'infinity'
-                      when 'trialing' then coalesce(s.current_period_end + make_interval(days => p.grace_days), 'infinity')
-                      when 'past_due' then coalesce(s.past_due_since, s.updated_at) + make_interval(days => p.grace_days)
+                      when 'trialing' then coalesce(s.current_period_end + make_interval(hours => 24 * p.grace_days), 'infinity')
+                      when 'past_due' then coalesce(s.past_due_since, s.updated_at) + make_interval(hours => 24 * p.grace_days)
                       else timestamptz '-infinity' end)`;
+
+/** What of the metric p_metric the roll-up has gathered for the period `u` and not yet brought to the counter; it waits while somebody holds that. */
+const PENDING = (u: string): string => `coalesce((
+                 select sum(d.quantity) from agentd.usage_deltas d
+                  where d.workspace_id = p_workspace_id and not d.in_counter
+                    and d.metric = case p_metric when 'conversations' then 'conversation' when 'messages' then 'message' else p_metric end
+                    and d.at >= ${u}.period_start and d.at < ${u}.period_end), 0)::bigint`;
 
 /** What earlier functions ask instead. */
 export const LIVE_BEFORE =
@@ -37,6 +46,17 @@ const usageLimit = changed(
 export const USAGE_LIMITS = `
     ${usageLimit}
 
+    -- What is used of a metric in the present period and not in its counter yet. 0 for who may not see the workspace.
+    create function agentd.pending_usage(p_workspace_id uuid, p_metric text) returns bigint
+    language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+    begin
+      if not agentd.is_service_caller() and not exists (select 1 from agentd.my_workspace_ids() as mine (id) where mine.id = p_workspace_id) then
+        return 0;
+      end if;
+      return coalesce((select ${PENDING('u')} from agentd.usage_period(p_workspace_id, agentd.now()) u), 0);
+    end
+    $$;
+
     -- True while the workspace is under its limit of conversations in the present period. Never null. It only reads: what
     -- decides is consume_usage.
     create or replace function public.check_usage_limit(workspace_id uuid) returns boolean
@@ -53,7 +73,7 @@ export const USAGE_LIMITS = `
           where c.workspace_id = check_usage_limit.workspace_id
             and c.metric = 'conversations'
             and c.month = (select b.month from agentd.usage_period(check_usage_limit.workspace_id, agentd.now()) b)),
-        0) < max_usage;
+        0) + agentd.pending_usage(check_usage_limit.workspace_id, 'conversations') < max_usage;
     end
     $$;
 
@@ -63,65 +83,82 @@ export const USAGE_LIMITS = `
     returns boolean
     language plpgsql set search_path = pg_catalog, pg_temp as $$
     declare
-      v_now     timestamptz;
       max_usage bigint;
       v_planned boolean;
       v_month   date;
+      v_pending bigint;
+      v_before  bigint;
       v_used    bigint;
+      v_is_mine boolean := false;
     begin
       if p_n is null or p_n < 0 or p_n > ${MOST} then
         raise exception 'usage is consumed by 0 to ${MOST}, not %: settle_usage gives back', p_n using errcode = 'invalid_parameter_value';
       end if;
-      if length(p_key) > ${LONGEST_KEY} then
-        raise exception 'a reservation key has at most ${LONGEST_KEY} characters' using errcode = 'invalid_parameter_value';
-      end if;
-      -- usage_period and usage_limit in one, where there is a row and a plan: each statement of its own costs as much as the upsert.
-      select n.at, u.month, plan.id is not null,
-             case p_metric when 'conversations' then plan.conversation_limit when 'messages' then plan.message_limit when 'tokens' then plan.token_limit end
-        into v_now, v_month, v_planned, max_usage
-        from (select agentd.now() as at offset 0) n
-        left join lateral (
-          select u.month from public.workspace_usage u
-           where u.workspace_id = p_workspace_id and u.period_start <= n.at and u.period_end > n.at
-           order by u.period_start desc limit 1) u on true
-        left join lateral (
-          select p.id, p.conversation_limit, p.message_limit, p.token_limit
-            from public.workspace_subscriptions s
-            join public.pricing_plans p on p.id = s.plan_id
-           where s.workspace_id = p_workspace_id and ${LIVE_UNTIL} > n.at
-           order by s.created_at desc limit 1) plan on true;
-      if v_month is null then
-        -- Opened by the first who uses something of it, so that grants have a period as events have.
-        perform agentd.open_usage_period(p_workspace_id, v_now);
-        select p.month into v_month from agentd.usage_period(p_workspace_id, v_now) p;
-        if not found then
-          raise exception 'workspace % does not exist', p_workspace_id using errcode = 'foreign_key_violation';
+      <<period>>
+      loop
+        -- usage_period, usage_limit and pending_usage in one, where there is a row and a plan: each statement of its own costs as much as the upsert.
+        select u.month, plan.id is not null, plan.max_amount, ${PENDING('u')}
+          into v_month, v_planned, max_usage, v_pending
+          from public.workspace_usage u
+          left join lateral (
+            select p.id, case p_metric when 'conversations' then p.conversation_limit::bigint when 'messages' then p.message_limit
+                           when 'tokens' then p.token_limit end as max_amount
+              from public.workspace_subscriptions s
+              join public.pricing_plans p on p.id = s.plan_id
+             where s.workspace_id = p_workspace_id and ${LIVE_UNTIL} > agentd.now()
+             order by s.created_at desc limit 1) plan on true
+         where u.workspace_id = p_workspace_id and u.period_start <= agentd.now() and u.period_end > agentd.now()
+         order by u.period_start desc limit 1;
+        if v_month is null then
+          -- Opened by the first who uses something of it, so that grants have a period as events have.
+          perform agentd.open_usage_period(p_workspace_id, agentd.now());
+          select p.month into v_month from agentd.usage_period(p_workspace_id, agentd.now()) p;
+          if not found then
+            raise exception 'workspace % does not exist', p_workspace_id using errcode = 'foreign_key_violation';
+          end if;
+          v_planned := false;
+          v_pending := agentd.pending_usage(p_workspace_id, p_metric);
         end if;
-      end if;
-
-      if p_key is not null then
-        -- A second session with the same key waits here for the first to commit or roll back.
-        insert into agentd.usage_reservations (workspace_id, metric, reservation_key, month, quantity, created_at)
-        values (p_workspace_id, p_metric, p_key, v_month, p_n, v_now)
-        on conflict do nothing;
-        if not found then
-          return true;
+        if not v_planned then
+          max_usage := agentd.usage_limit(p_workspace_id, p_metric);
+        elsif max_usage < 0 then
+          max_usage := null;
         end if;
-      end if;
 
-      if not v_planned then
-        max_usage := agentd.usage_limit(p_workspace_id, p_metric);
-      elsif max_usage < 0 then
-        max_usage := null;
-      end if;
-      insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
-      select p_workspace_id, v_month, p_metric, p_n
-       where max_usage is null or p_n <= max_usage
-      on conflict (workspace_id, month, metric) do update
-        set used = c.used + excluded.used
-        where max_usage is null or c.used + excluded.used <= max_usage
-      returning c.used into v_used;
-      if found then
+        if p_key is not null then
+          if v_is_mine then
+            update agentd.usage_reservations r set month = v_month
+             where r.workspace_id = p_workspace_id and r.metric = p_metric and r.reservation_key = p_key;
+          else
+            -- A second session with the same key waits here for the first to commit or roll back.
+            insert into agentd.usage_reservations (workspace_id, metric, reservation_key, month, quantity, created_at)
+            values (p_workspace_id, p_metric, p_key, v_month, p_n, agentd.now())
+            on conflict do nothing;
+            if not found then
+              return true;
+            end if;
+            v_is_mine := true;
+          end if;
+        end if;
+
+        loop
+          insert into public.workspace_usage_counters as c (workspace_id, month, metric, used)
+          select p_workspace_id, v_month, p_metric, p_n
+           where max_usage is null or p_n + v_pending <= max_usage
+          on conflict (workspace_id, month, metric) do update
+            set used = c.used + excluded.used
+            where (max_usage is null or c.used + excluded.used + v_pending <= max_usage) and (c.ends_at is null or c.ends_at > agentd.now())
+          returning c.used into v_used;
+          exit period when found;
+          continue period when agentd.is_counter_cut(p_workspace_id, v_month, p_metric, agentd.now());
+          exit period when v_pending = 0;
+          -- What the roll-up has brought over meanwhile stands in both: it is asked again what is still on its way.
+          v_before := v_pending;
+          v_pending := agentd.pending_usage(p_workspace_id, p_metric);
+          exit period when v_pending >= v_before;
+        end loop;
+      end loop;
+      if v_used is not null then
         if v_used >= max_usage - max_usage / 5 then
           insert into public.usage_warnings (workspace_id, month, metric, threshold, max_amount, used_amount)
           select p_workspace_id, v_month, p_metric, t, max_usage, v_used
@@ -177,7 +214,12 @@ export const USAGE_LIMITS = `
         raise exception 'workspace % does not exist, or you are no manager of it', p_workspace_id
           using errcode = 'insufficient_privilege';
       end if;
-      return agentd.consume_usage(p_workspace_id, p_metric, p_n, p_key);
+      if length(p_key) > ${LONGEST_KEY} then
+        raise exception 'a reservation key has at most ${LONGEST_KEY} characters' using errcode = 'invalid_parameter_value';
+      end if;
+      -- A user's keys are his own: under the backend's, or an event's, what is used would be paid with a grant of nothing.
+      return agentd.consume_usage(p_workspace_id, p_metric, p_n,
+        case when agentd.is_service_caller() then p_key else '${MEMBER_KEY}' || p_key end);
     end
     $$;
 
@@ -194,8 +236,8 @@ export const USAGE_LIMITS = `
       select agentd.settle_usage(settle_usage.workspace_id, settle_usage.metric, settle_usage.key, settle_usage.n)
     $$;
 
-    -- Warns of what the roll-up, or a lower limit, has brought to 80 or 100 of a hundred. Passes counters that somebody holds. Returns how many
-    -- warnings there are now that were not.
+    -- Warns of what the roll-up, or a lower limit, has brought to 80 or 100 of a hundred, for up to p_limit counters. Passes those that somebody
+    -- holds, before it counts them. Returns how many warnings there are now that were not.
     create function agentd.warn_of_usage(p_limit integer) returns integer
     language sql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
       with counter as materialized (
@@ -221,7 +263,6 @@ export const USAGE_LIMITS = `
            and not exists (select 1 from public.usage_warnings w
                             where w.workspace_id = c.workspace_id and w.month = c.month and w.metric = c.metric
                               and w.threshold = t and w.max_amount = c.max_amount)
-         limit p_limit
       ),
       -- who consumes holds the counter, and whoever deletes the workspace its row
       free as materialized (
@@ -230,6 +271,7 @@ export const USAGE_LIMITS = `
           join public.workspaces w on w.id = c.workspace_id
          where (c.workspace_id, c.month, c.metric) in (select d.workspace_id, d.month, d.metric from due d)
          order by 1, 2, 3
+         limit p_limit
            for no key update of c skip locked
            for key share of w skip locked
       ),
@@ -307,4 +349,5 @@ export const DROP_USAGE_LIMITS = `
     drop function agentd.ask_for_usage(uuid, text, bigint, text);
     drop function agentd.settle_usage(uuid, text, text, bigint);
     ${LIMIT_FUNCTIONS.replaceAll('create function', 'create or replace function')}
+    drop function agentd.pending_usage(uuid, text);
 `;

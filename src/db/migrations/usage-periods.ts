@@ -4,8 +4,23 @@
  * A period is a calendar month in the workspace's zone, or one of its subscription, as its plan says. Periods never overlap and leave no
  * gap between events: what exists stands, and a new one is what the present zone and plan say, clipped to its neighbours. So every
  * event belongs to exactly one period, whatever changes meanwhile. Edges are whole seconds.
+ *
+ * Whoever makes a period or moves its edges holds the workspace's row of usage_period_locks until he commits, and looks at the neighbours
+ * only then. (An exclusion constraint would need btree_gist, and would refuse what an application inserts.)
+ *
+ * All times are reckoned in UTC or the workspace's zone: what the session's is decides nothing.
  */
 export const PERIOD_FUNCTIONS = `
+    -- When the clocks of a zone first show a time. A midnight comes twice where they are then set back, and not at all where they are set on.
+    create function agentd.first_instant(p_local timestamp, p_zone text) returns timestamptz
+    language sql stable set search_path = pg_catalog, pg_temp as $$
+      select least(l.late, case when l.early at time zone p_zone = p_local then l.early end)
+        from (select t.at as late,
+                     (p_local - ((t.at - interval '24 hours') at time zone p_zone - (t.at - interval '24 hours') at time zone 'UTC'))
+                       at time zone 'UTC' as early
+                from (select p_local at time zone p_zone as at offset 0) t) l
+    $$;
+
     -- The period that zone and plan ask for at an instant, as if none existed. No row: no such workspace.
     create function agentd.natural_usage_period(p_workspace_id uuid, p_at timestamptz)
     returns table (kind text, month date, period_start timestamptz, period_end timestamptz)
@@ -16,6 +31,7 @@ export const PERIOD_FUNCTIONS = `
       v_sub   record;
       v_step  integer;
       v_n     integer;
+      v_age   interval;
       v_next  timestamptz;
       v_start timestamptz;
       v_end   timestamptz;
@@ -28,7 +44,7 @@ export const PERIOD_FUNCTIONS = `
       -- a period that ends before it begins is somebody's mistake: then it is a month long
       select p.usage_period, date_trunc('second', s.current_period_start) as starts,
              date_trunc('second', case when s.current_period_end > s.current_period_start + interval '1 second' then s.current_period_end
-                                       else s.current_period_start + interval '1 month' end) as ends
+                                       else (s.current_period_start at time zone 'UTC' + interval '1 month') at time zone 'UTC' end) as ends
         into v_sub
         from public.workspace_subscriptions s
         join public.pricing_plans p on p.id = s.plan_id
@@ -36,8 +52,13 @@ export const PERIOD_FUNCTIONS = `
          and (s.end_date is null or s.end_date > agentd.now()) and isfinite(s.current_period_start)
        order by s.created_at desc
        limit 1;
-      v_start := date_trunc('month', p_at at time zone v_zone) at time zone v_zone;
-      v_end := (date_trunc('month', p_at at time zone v_zone) + interval '1 month') at time zone v_zone;
+      loop
+        v_start := agentd.first_instant(date_trunc('month', p_at at time zone v_zone), v_zone);
+        v_end := agentd.first_instant(date_trunc('month', p_at at time zone v_zone) + interval '1 month', v_zone);
+        exit when v_start <= p_at and p_at < v_end or v_zone = 'UTC';
+        -- clocks that are set by days are nobody's
+        v_zone := 'UTC';
+      end loop;
       if v_sub.usage_period = 'subscription' then
         if p_at < v_sub.starts then
           v_end := least(v_end, v_sub.starts);
@@ -49,7 +70,8 @@ export const PERIOD_FUNCTIONS = `
           -- its renewal has not come yet: on as before, from the same day of the month (a 31st comes back after February)
           v_kind := 'subscription';
           v_step := case when v_sub.ends - v_sub.starts > interval '300 days' then 12 else 1 end;
-          v_n := greatest(0, (extract(year from age(p_at, v_sub.starts)) * 12 + extract(month from age(p_at, v_sub.starts)))::integer / v_step - 1);
+          v_age := age(p_at at time zone 'UTC', v_sub.starts at time zone 'UTC');
+          v_n := greatest(0, (extract(year from v_age) * 12 + extract(month from v_age))::integer / v_step - 1);
           v_start := v_sub.starts;
           loop
             v_next := (v_sub.starts at time zone 'UTC' + make_interval(months => (v_n + 1) * v_step)) at time zone 'UTC';
@@ -111,15 +133,60 @@ export const PERIOD_FUNCTIONS = `
     end
     $$;
 
+    -- Nobody else opens periods of a workspace, or moves their edges, until this transaction ends. The row is written, so that whoever has an
+    -- older snapshot for all of his transaction (REPEATABLE READ) is told (40001).
+    create function agentd.hold_usage_periods(p_workspace_id uuid) returns void
+    language sql volatile set search_path = pg_catalog, pg_temp as $$
+      insert into agentd.usage_period_locks as l (workspace_id)
+      select w.id from public.workspaces w where w.id = p_workspace_id
+      on conflict (workspace_id) do update set changes = l.changes + 1
+    $$;
+
+    -- BEFORE INSERT OR UPDATE of a period's edges, whoever writes them: what belongs to its neighbours already is theirs. An application's row for which
+    -- nothing is left is empty, and is its own.
+    create function agentd.keep_periods_apart() returns trigger
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_edge timestamptz;
+    begin
+      perform agentd.hold_usage_periods(new.workspace_id);
+      -- of the same month is the row itself, which an upsert is about
+      select max(u.period_end) into v_edge from public.workspace_usage u
+       where u.workspace_id = new.workspace_id and u.month <> new.month and u.id <> new.id
+         and u.period_start <= new.period_start and u.period_end > new.period_start;
+      new.period_start := greatest(new.period_start, v_edge);
+      select min(u.period_start) into v_edge from public.workspace_usage u
+       where u.workspace_id = new.workspace_id and u.month <> new.month and u.id <> new.id
+         and u.period_start >= new.period_start and u.period_end > u.period_start;
+      new.period_end := greatest(new.period_start, least(new.period_end, v_edge));
+      return new;
+    end
+    $$;
+
     -- Makes sure that there is a row for the period that an instant lies in. One that an application has inserted, and nothing was added to,
     -- has no rolled_up_at: it is not compared with the events, and not rebuilt.
     create function agentd.open_usage_period(p_workspace_id uuid, p_at timestamptz) returns void
-    language sql volatile set search_path = pg_catalog, pg_temp as $$
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_period record;
+    begin
+      perform agentd.hold_usage_periods(p_workspace_id);
+      -- by a snapshot of its own, which sees what the holder before has opened or cut
+      select p.* into v_period from agentd.usage_period(p_workspace_id, p_at) p;
+      if not found or v_period.is_there then
+        return;
+      end if;
+      if not (v_period.period_start <= p_at and p_at < v_period.period_end) then
+        raise exception 'the period of workspace % at % would be from % to %', p_workspace_id, p_at, v_period.period_start, v_period.period_end
+          using errcode = 'data_exception';
+      end if;
       insert into public.workspace_usage as u (workspace_id, month, period_kind, period_start, period_end, rolled_up_at)
-      select p_workspace_id, p.month, p.kind, p.period_start, p.period_end, agentd.now()
-        from agentd.usage_period(p_workspace_id, p_at) p
-       where not p.is_there
-      on conflict (workspace_id, month) do update set period_end = excluded.period_end
+      values (p_workspace_id, v_period.month, v_period.kind, v_period.period_start, v_period.period_end, agentd.now())
+      on conflict (workspace_id, month) do update set period_end = excluded.period_end;
+      -- counters of that name: of this month, which goes on, or of one that was cut away
+      update public.workspace_usage_counters c set ends_at = null
+       where c.workspace_id = p_workspace_id and c.month = v_period.month and c.ends_at <= p_at;
+    end
     $$;
 
     -- An instant of an open period, to which what is late for a closed one is booked: now, or the beginning of what follows.
@@ -156,24 +223,21 @@ export const PERIOD_FUNCTIONS = `
       select count(*)::integer from closed
     $$;
 
-    -- AFTER a change of what periods follow: the worker cuts the workspace's open period anew. The row is locked until the
-    -- change is committed, so that no request is answered before.
+    -- AFTER a change of what periods follow: the worker cuts the workspace's open period anew, once the change is committed. Each asks by a row of
+    -- its own: who changes one thing waits for nobody who changes another.
     create function agentd.request_usage_recut() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
       if tg_table_name = 'workspaces' then
-        insert into agentd.usage_recuts (workspace_id) values (new.id)
-        on conflict (workspace_id) do update set requested_at = excluded.requested_at;
+        insert into agentd.usage_recuts (workspace_id) values (new.id);
       elsif tg_table_name = 'pricing_plans' then
         insert into agentd.usage_recuts (workspace_id)
-        select distinct s.workspace_id from public.workspace_subscriptions s where s.plan_id = new.id order by 1
-        on conflict (workspace_id) do update set requested_at = excluded.requested_at;
+        select distinct s.workspace_id from public.workspace_subscriptions s where s.plan_id = new.id order by 1;
       else
         insert into agentd.usage_recuts (workspace_id)
         select new.workspace_id
          where exists (select 1 from public.pricing_plans p where p.id = new.plan_id and p.usage_period = 'subscription')
-            or exists (select 1 from agentd.usage_by_second f where f.workspace_id = new.workspace_id)
-        on conflict (workspace_id) do update set requested_at = excluded.requested_at;
+            or exists (select 1 from agentd.usage_by_second f where f.workspace_id = new.workspace_id);
       end if;
       return null;
     end
@@ -181,6 +245,9 @@ export const PERIOD_FUNCTIONS = `
 `;
 
 export const PERIOD_TRIGGERS = `
+    -- after fill_2_period, which gives a month its edges
+    create trigger fill_3_apart before insert or update of workspace_id, month, period_start, period_end on public.workspace_usage
+      for each row execute function agentd.keep_periods_apart();
     create trigger request_usage_recut after update of timezone on public.workspaces
       for each row when (new.timezone is distinct from old.timezone) execute function agentd.request_usage_recut();
     create trigger request_usage_recut after update of usage_period on public.pricing_plans
@@ -199,10 +266,14 @@ export const DROP_PERIODS = `
     drop trigger request_usage_recut_insert on public.workspace_subscriptions;
     drop trigger request_usage_recut on public.pricing_plans;
     drop trigger request_usage_recut on public.workspaces;
+    drop trigger fill_3_apart on public.workspace_usage;
     drop function agentd.request_usage_recut();
     drop function agentd.close_usage_periods(interval, integer);
     drop function agentd.usage_booking_time(uuid, timestamptz);
     drop function agentd.open_usage_period(uuid, timestamptz);
+    drop function agentd.keep_periods_apart();
+    drop function agentd.hold_usage_periods(uuid);
     drop function agentd.usage_period(uuid, timestamptz);
     drop function agentd.natural_usage_period(uuid, timestamptz);
+    drop function agentd.first_instant(timestamp, text);
 `;

@@ -9,9 +9,93 @@ const SEEN = (condition: string): string => `
            where ${condition} and pg_visible_in_snapshot(e.xid, (select s.snapshot from agentd.usage_rollup_state s where s.name = 'usage'))
            group by 1, 2, 3`;
 
+/** Rows `a` and `b` of workspace_usage that overlap, `a` the one that began first. An empty one overlaps nothing. */
+const OVERLAP = `b.workspace_id = a.workspace_id and (a.period_start, a.id) < (b.period_start, b.id)
+           and b.period_start < a.period_end and b.period_end > b.period_start`;
+
 /** The sums of a period as rows of metric and quantity. */
 const UNPIVOT = (alias: string): string =>
   `(values ${[...COLUMNS.map(([column, metric]) => `('${metric}', ${alias}.${column}::numeric)`), `('cost_micros', ${alias}.cost_micros::numeric)`].join(', ')})`;
+
+/**
+ * The function that cuts periods anew. Where `before` and `after` are given, they are what else is done when something is cut (from `v_from` on), and
+ * `finally` what is done in any case.
+ *
+ * @param parts.ended when a subscription `s` of a plan `p` ended by time, where it did
+ */
+export function recutUsage(parts: {
+  readonly ended: string;
+  readonly variables?: string;
+  readonly before?: string;
+  readonly after?: string;
+  readonly finally?: string;
+}): string {
+  return `
+    -- Lets a workspace's periods follow its zone and its plan again, after either was changed: a subscription's period begins when it says, also
+    -- in the middle of a month, and ends with it; a month of another zone ends at that zone's midnight. What was closed stands.
+    create function agentd.recut_usage(p_workspace_id uuid) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    declare
+      v_now    timestamptz := agentd.now();
+      v_period record;
+      v_end    timestamptz;
+      v_from   timestamptz;${parts.variables ?? ''}
+    begin
+      update agentd.usage_rollup_state s set rebuilds = s.rebuilds + 1 where s.name in ('usage', 'fold');
+      perform agentd.hold_usage_periods(p_workspace_id);
+      perform agentd.fold_usage_of(array[p_workspace_id]);
+      select * into v_period from agentd.natural_usage_period(p_workspace_id, v_now);
+      if not found then
+        return;
+      end if;
+      if v_period.kind = 'subscription' then
+        insert into agentd.usage_by_second (workspace_id) values (p_workspace_id) on conflict do nothing;
+        select min(u.period_start) into v_from from public.workspace_usage u
+         where u.workspace_id = p_workspace_id and u.closed_at is null
+           and (u.rolled_up_at is not null and u.period_start >= v_period.period_start
+                and (u.period_kind, u.period_start, u.period_end) is distinct from ('subscription', v_period.period_start, v_period.period_end)
+                or u.period_start < v_period.period_start and u.period_end > v_period.period_start);
+      else
+        -- when the subscription ended that is followed no more: by time, or when somebody changed it
+        select coalesce(
+                 (select case when isfinite(${parts.ended}) and ${parts.ended} <= v_now then ${parts.ended} end
+                    from public.workspace_subscriptions s join public.pricing_plans p on p.id = s.plan_id
+                   where s.workspace_id = p_workspace_id order by s.created_at desc limit 1),
+                 (select least(max(r.requested_at), v_now) from agentd.usage_recuts r where r.workspace_id = p_workspace_id),
+                 v_now)
+          into v_end;
+        v_end := date_trunc('second', v_end);
+        select min(u.period_start) into v_from from public.workspace_usage u
+         where u.workspace_id = p_workspace_id and u.closed_at is null
+           and (u.rolled_up_at is not null and u.period_start > v_now
+                or u.period_start <= v_now and u.period_end > v_now
+                   and (u.period_kind = 'subscription' or u.month = v_period.month and u.period_end <> v_period.period_end));
+      end if;
+      if v_from is not null then
+        -- a period that is made anew may begin in the gap before
+        select coalesce(max(u.period_end), '-infinity') into v_from from public.workspace_usage u
+         where u.workspace_id = p_workspace_id and u.period_end <= v_from;${parts.before ?? ''}
+        if v_period.kind = 'subscription' then
+          delete from public.workspace_usage u
+           where u.workspace_id = p_workspace_id and u.closed_at is null and u.rolled_up_at is not null and u.period_start >= v_period.period_start
+             and (u.period_kind, u.period_start, u.period_end) is distinct from ('subscription', v_period.period_start, v_period.period_end);
+          update public.workspace_usage u set period_end = v_period.period_start
+           where u.workspace_id = p_workspace_id and u.closed_at is null
+             and u.period_start < v_period.period_start and u.period_end > v_period.period_start;
+        else
+          delete from public.workspace_usage u
+           where u.workspace_id = p_workspace_id and u.closed_at is null and u.rolled_up_at is not null
+             and (u.period_start > v_now or u.period_kind = 'subscription' and u.period_end > v_now and u.period_start >= v_end);
+          update public.workspace_usage u
+             set period_end = case u.period_kind when 'subscription' then greatest(v_end, u.period_start) else v_period.period_end end
+           where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_start <= v_now and u.period_end > v_now
+             and (u.period_kind = 'subscription' or u.month = v_period.month and u.period_end <> v_period.period_end);
+        end if;
+        perform agentd.rebuild_usage(p_workspace_id, v_from);${parts.after ?? ''}
+      end if;${parts.finally ?? ''}
+    end
+    $$;`;
+}
 
 export const REPAIR_FUNCTIONS = `
     -- From when the events are all there: months of theirs may have been dropped. A day later than the first month left, as an event
@@ -28,7 +112,7 @@ export const REPAIR_FUNCTIONS = `
 
     -- Where the sums of a workspace (null: of all) differ from a recomputation from the events: a quarter of an hour (at is its
     -- beginning) or a period. It takes no lock, and is exact beside writers and roll-ups. Quantities of quarter hours; of periods also
-    -- the metric cost_micros.
+    -- the metric cost_micros. And where two periods overlap (at is the beginning of what both have), which no recomputation would tell.
     create function agentd.usage_drift(p_workspace_id uuid default null)
     returns table (workspace_id uuid, level text, at timestamptz, metric text, expected numeric, found numeric)
     language sql stable set search_path = pg_catalog, pg_temp set jit = off as $$
@@ -85,16 +169,23 @@ export const REPAIR_FUNCTIONS = `
         join lateral ${UNPIVOT('u')} f (metric, amount) on f.metric = e.metric
        cross join since
        where u.period_start >= since.at and u.rolled_up_at is not null and e.amount <> f.amount
+      union all
+      select a.workspace_id, 'overlap', b.period_start, 'periods', 1, 2
+        from public.workspace_usage a
+        join public.workspace_usage b on ${OVERLAP}
+       where p_workspace_id is null or a.workspace_id = p_workspace_id
        order by 1, 2, 3, 4
     $$;
 
     -- A workspace's sums anew from its events, as far as those are there. A period that is closed stays as it is; what differs in it becomes
-    -- a correction of the open one. Waits for a pass of the roll-up that is under way (lock_not_available: again later).
-    create function agentd.rebuild_usage(p_workspace_id uuid) returns void
+    -- a correction of the open one. Waits for a pass of the roll-up that is under way (lock_not_available: again later). With p_from, the beginning
+    -- of a period or of a gap, only the sums of open periods from then on, by the events from then on.
+    create function agentd.rebuild_usage(p_workspace_id uuid, p_from timestamptz default '-infinity') returns void
     language plpgsql volatile set search_path = pg_catalog, pg_temp set jit = off as $$
     declare
-      v_since timestamptz := agentd.usage_complete_since();
+      v_since timestamptz := greatest(agentd.usage_complete_since(), p_from);
       v_sums  agentd.usage_deltas[];
+      v_id    uuid;
     begin
       -- Written, not only locked: a pass that began before must not add what it knows.
       update agentd.usage_rollup_state s set rebuilds = s.rebuilds + 1 where s.name in ('usage', 'fold');
@@ -102,28 +193,44 @@ export const REPAIR_FUNCTIONS = `
       if not found then
         return;
       end if;
+      perform agentd.hold_usage_periods(p_workspace_id);
       perform agentd.fold_usage_of(array[p_workspace_id]);
+      -- What is counted from an instant on was recorded at most a day before it (a quarter of an hour more where it is summed up by those).
       select array_agg(row(0, r.workspace_id, r.at, r.metric, false, r.events, r.quantity, r.cost_micros)::agentd.usage_deltas) into v_sums
-        from (${SEEN('e.workspace_id = p_workspace_id')}) r;
+        from (${SEEN("e.workspace_id = p_workspace_id and e.recorded_at >= p_from - interval '25 hours'")}) r
+       where r.at >= p_from;
 
-      delete from public.usage_quarter_hours q where q.workspace_id = p_workspace_id and q.bucket >= v_since;
-      insert into public.usage_quarter_hours (workspace_id, bucket, metric, events, quantity, cost_micros)
-      select s.workspace_id, ${QUARTER('s.at')}, s.metric, sum(s.events), sum(s.quantity), sum(s.cost_micros)
-        from unnest(v_sums) s where ${QUARTER('s.at')} >= v_since
-       group by 1, 2, 3;
+      if p_from = '-infinity' then
+        delete from public.usage_quarter_hours q where q.workspace_id = p_workspace_id and q.bucket >= v_since;
+        insert into public.usage_quarter_hours (workspace_id, bucket, metric, events, quantity, cost_micros)
+        select s.workspace_id, ${QUARTER('s.at')}, s.metric, sum(s.events), sum(s.quantity), sum(s.cost_micros)
+          from unnest(v_sums) s where ${QUARTER('s.at')} >= v_since
+         group by 1, 2, 3;
+        -- periods that overlap, however that came: each write of their edges parts them
+        for v_id in
+          select o.id from public.workspace_usage o
+           where o.workspace_id = p_workspace_id and o.closed_at is null
+             and exists (select 1 from public.workspace_usage a join public.workspace_usage b on ${OVERLAP} where o.id in (a.id, b.id))
+           order by o.period_start, o.id
+        loop
+          update public.workspace_usage u set period_end = u.period_end where u.id = v_id;
+        end loop;
+      end if;
 
       -- what was booked keeps its place, too, where the row of its period has gone
       perform agentd.open_usage_periods(v_sums || array(
         select row(0, c.workspace_id, c.booked_at, c.metric, false, 0, 0, 0)::agentd.usage_deltas
           from agentd.usage_corrections c where c.workspace_id = p_workspace_id));
-      insert into agentd.usage_corrections (workspace_id, occurred_at, booked_at, metric, events, quantity, cost_micros)
-      select p_workspace_id, d.at, agentd.usage_booking_time(p_workspace_id, agentd.now()),
-             case d.metric when 'cost_micros' then 'correction' else d.metric end, 1,
-             case d.metric when 'cost_micros' then 0 else (d.expected - d.found)::bigint end,
-             case d.metric when 'cost_micros' then (d.expected - d.found)::bigint else 0 end
-        from agentd.usage_drift(p_workspace_id) d
-        join public.workspace_usage u on u.workspace_id = p_workspace_id and u.period_start = d.at
-       where d.level = 'period' and u.closed_at is not null;
+      if p_from = '-infinity' then
+        insert into agentd.usage_corrections (workspace_id, occurred_at, booked_at, metric, events, quantity, cost_micros)
+        select p_workspace_id, d.at, agentd.usage_booking_time(p_workspace_id, agentd.now()),
+               case d.metric when 'cost_micros' then 'correction' else d.metric end, 1,
+               case d.metric when 'cost_micros' then 0 else (d.expected - d.found)::bigint end,
+               case d.metric when 'cost_micros' then (d.expected - d.found)::bigint else 0 end
+          from agentd.usage_drift(p_workspace_id) d
+          join public.workspace_usage u on u.workspace_id = p_workspace_id and u.period_start = d.at
+         where d.level = 'period' and u.closed_at is not null;
+      end if;
 
       with moved as (
         select s.at, s.metric, s.quantity, s.cost_micros from unnest(v_sums) s
@@ -146,60 +253,16 @@ export const REPAIR_FUNCTIONS = `
     end
     $$;
 
-    -- Lets a workspace's periods follow its zone and its plan again, after either was changed: a subscription's period begins when it says, also
-    -- in the middle of a month; a month of another zone ends at that zone's midnight. What was closed stands.
-    create function agentd.recut_usage(p_workspace_id uuid) returns void
-    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
-    declare
-      v_now     timestamptz := agentd.now();
-      v_period  record;
-      v_changed boolean := false;
-    begin
-      update agentd.usage_rollup_state s set rebuilds = s.rebuilds + 1 where s.name in ('usage', 'fold');
-      perform agentd.fold_usage_of(array[p_workspace_id]);
-      select * into v_period from agentd.natural_usage_period(p_workspace_id, v_now);
-      if not found then
-        return;
-      end if;
-      if v_period.kind = 'subscription' then
-        insert into agentd.usage_by_second (workspace_id) values (p_workspace_id) on conflict do nothing;
-        v_changed := found;
-        delete from public.workspace_usage u
-         where u.workspace_id = p_workspace_id and u.closed_at is null and u.rolled_up_at is not null and u.period_start >= v_period.period_start
-           and (u.period_kind, u.period_start, u.period_end) is distinct from ('subscription', v_period.period_start, v_period.period_end);
-        v_changed := v_changed or found;
-        update public.workspace_usage u set period_end = v_period.period_start
-         where u.workspace_id = p_workspace_id and u.closed_at is null
-           and u.period_start < v_period.period_start and u.period_end > v_period.period_start;
-        v_changed := v_changed or found;
-      else
-        delete from public.workspace_usage u
-         where u.workspace_id = p_workspace_id and u.closed_at is null and u.rolled_up_at is not null and u.period_start > v_now;
-        v_changed := found;
-        update public.workspace_usage u set period_end = v_period.period_end
-         where u.workspace_id = p_workspace_id and u.closed_at is null and u.period_kind = 'month' and u.month = v_period.month
-           and u.period_start <= v_now and u.period_end > v_now and u.period_end <> v_period.period_end;
-        v_changed := v_changed or found;
-      end if;
-      if v_changed then
-        perform agentd.rebuild_usage(p_workspace_id);
-      end if;
-    end
-    $$;
+    ${recutUsage({ ended: 's.end_date' })}
 
-    -- Answers the requests of up to p_limit workspaces that nobody holds. Returns how many.
-    create function agentd.recut_requested_usage(p_limit integer) returns integer
-    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
+    -- Answers what was asked for a workspace. Raises lock_not_available where somebody holds what is to be cut, or a pass is under way: again later.
+    create function agentd.recut_requested_usage(p_workspace_id uuid) returns void
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
     declare
-      v_ids uuid[];
-      v_id  uuid;
+      v_ids bigint[] := array(select r.id from agentd.usage_recuts r where r.workspace_id = p_workspace_id);
     begin
-      v_ids := array(select r.workspace_id from agentd.usage_recuts r order by r.requested_at limit p_limit for update skip locked);
-      foreach v_id in array v_ids loop
-        perform agentd.recut_usage(v_id);
-      end loop;
-      delete from agentd.usage_recuts r where r.workspace_id = any (v_ids);
-      return cardinality(v_ids);
+      perform agentd.recut_usage(p_workspace_id);
+      delete from agentd.usage_recuts r where r.id = any (v_ids);
     end
     $$;
 
@@ -229,9 +292,9 @@ export const REPAIR_FUNCTIONS = `
 
 export const DROP_REPAIR = `
     drop function agentd.adopt_restored_usage();
-    drop function agentd.recut_requested_usage(integer);
+    drop function agentd.recut_requested_usage(uuid);
     drop function agentd.recut_usage(uuid);
-    drop function agentd.rebuild_usage(uuid);
+    drop function agentd.rebuild_usage(uuid, timestamptz);
     drop function agentd.usage_drift(uuid);
     drop function agentd.usage_complete_since();
 `;

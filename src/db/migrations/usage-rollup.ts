@@ -50,6 +50,10 @@ const added = (column: string, type: string): string =>
     ? `${column} = least(greatest(u.${column} + s.${column}, -2147483648), 2147483647)`
     : `${column} = u.${column} + s.${column}`;
 
+/** Whether something may still be added to a counter. A year's period has its own under the day that it began on. */
+const IS_RECENT = `c.month > (agentd.now() at time zone 'UTC')::date
+               - case when c.workspace_id in (select s.workspace_id from agentd.usage_by_second s) then 400 else 70 end`;
+
 export const ROLLUP_FUNCTIONS = `
     -- Sums up what no pass has seen, for one caller at a time; of a long backlog the oldest p_events, and the rest of their last transaction.
     -- No row: another has its turn. Call it in a REPEATABLE READ transaction of its own; what fails with 40001 is tried again.
@@ -227,15 +231,13 @@ export const ROLLUP_FUNCTIONS = `
     end
     $$;
 
-    -- Folds the deltas of up to p_limit workspaces after p_after, for one caller at a time. No row: another has its turn. last_id is null
-    -- when there was none; is_held says that somebody's rows were left for later. Raises lock_not_available where a row that is not
-    -- there yet is being inserted by somebody: then ask for one workspace at a time.
-    create function agentd.fold_usage(p_after uuid, p_limit integer)
-    returns table (last_id uuid, folded integer, held integer)
-    language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
+    -- Folds the deltas of workspaces, for one caller at a time. No row: another has its turn. held says of how many somebody's rows were left for later.
+    -- Raises lock_not_available where a row that is not there yet is being inserted by somebody: then ask for each of them alone.
+    create function agentd.fold_usage(p_workspaces uuid[])
+    returns table (folded integer, held integer)
+    language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '10ms' as $$
     #variable_conflict use_column
     declare
-      v_ids    uuid[];
       v_free   uuid[];
       v_folded integer := 0;
     begin
@@ -243,14 +245,12 @@ export const ROLLUP_FUNCTIONS = `
       if not found then
         return;
       end if;
-      v_ids := array(select distinct d.workspace_id from agentd.usage_deltas d
-                      where d.workspace_id > coalesce(p_after, '00000000-0000-0000-0000-000000000000') order by 1 limit p_limit);
       delete from agentd.usage_deltas d
-       where d.workspace_id = any (v_ids) and not exists (select 1 from public.workspaces w where w.id = d.workspace_id);
-      v_free := array(select w.id from public.workspaces w where w.id = any (v_ids) order by w.id for key share skip locked);
+       where d.workspace_id = any (p_workspaces) and not exists (select 1 from public.workspaces w where w.id = d.workspace_id);
+      v_free := array(select w.id from public.workspaces w where w.id = any (p_workspaces) order by w.id for key share skip locked);
       with locked as materialized (
         select c.workspace_id, c.month, c.metric from public.workspace_usage_counters c
-         where c.workspace_id = any (v_free) and c.month > (agentd.now() - interval '70 days')::date
+         where c.workspace_id = any (v_free) and ${IS_RECENT}
          order by 1, 2, 3 for no key update skip locked
       ),
       locked_usage as materialized (
@@ -261,7 +261,7 @@ export const ROLLUP_FUNCTIONS = `
         from unnest(v_free) f (id)
        where not exists (
                select 1 from public.workspace_usage_counters c
-                where c.workspace_id = f.id and c.month > (agentd.now() - interval '70 days')::date
+                where c.workspace_id = f.id and ${IS_RECENT}
                   and (c.workspace_id, c.month, c.metric) not in (select l.workspace_id, l.month, l.metric from locked l))
          and not exists (
                select 1 from public.workspace_usage u
@@ -269,8 +269,8 @@ export const ROLLUP_FUNCTIONS = `
       if v_free is not null then
         v_folded := agentd.fold_usage_of(v_free);
       end if;
-      return query select v_ids[cardinality(v_ids)], v_folded,
-        (select count(*)::integer from public.workspaces w where w.id = any (v_ids)) - coalesce(cardinality(v_free), 0);
+      return query select v_folded,
+        (select count(*)::integer from public.workspaces w where w.id = any (p_workspaces)) - coalesce(cardinality(v_free), 0);
     end
     $$;
 
@@ -290,13 +290,13 @@ function inCounter(): string {
   return `case when ${IS_CALL} then true
                  when v_granted and e.metric in ('conversation', 'message', 'tokens') then exists (
                    select 1 from agentd.usage_reservations r
-                    where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key
+                    where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.reservation_key not like 'member:%'
                       and r.metric = case e.metric when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end)
                  else false end`;
 }
 
 export const DROP_ROLLUP = `
-    drop function agentd.fold_usage(uuid, integer);
+    drop function agentd.fold_usage(uuid[]);
     drop function agentd.fold_usage_of(uuid[]);
     drop function agentd.open_usage_periods(agentd.usage_deltas[]);
     drop function agentd.gather_usage(integer);

@@ -1,0 +1,123 @@
+/**
+ * What the roll-up does for each workspace: cuts its periods anew, and adds what was gathered to its sums.
+ *
+ * A workspace that can't be done now, because somebody holds its rows, because it takes too long or because something of it is refused, is left for a
+ * growing pause, and comes after all others.
+ */
+import type { Clock } from '../clock.ts';
+import type { Database } from '../db/database.ts';
+import { isLockTimeout, isRefusal, isStatementTimeout } from '../db/retry.ts';
+import { foldUsage, nextRecut, recutUsage, workspacesToFold } from '../db/usage.ts';
+import type { ServiceDeps } from './periodic.ts';
+import { type Pause, Postponed } from './postponed.ts';
+
+/** Workspaces that one statement folds. */
+const WORKSPACES = 500;
+/** Of those that were left before, so many are tried again in a pass. */
+const AGAIN = 20;
+/** Workspaces whose periods a pass cuts, and for how many milliseconds at most: then usage is gathered first. */
+const RECUTS = 100;
+const RECUT_MS = 1_000;
+/** Somebody holds a row. */
+const HELD: Pause = { firstMs: 1_000, longestMs: 60_000 };
+/** It took longer than a statement may, or was refused. */
+const FAILED: Pause = { firstMs: 60_000, longestMs: 3_600_000 };
+
+type Deps = Pick<ServiceDeps, 'clock' | 'log'> & { readonly db: Database };
+
+/** Workspaces that were left for later, by what is to be done. */
+export type LeftUsage = { readonly recuts: Postponed; readonly folds: Postponed };
+
+/** None as yet. */
+export function leftUsage(clock: Clock): LeftUsage {
+  return { recuts: new Postponed(clock), folds: new Postponed(clock) };
+}
+
+/** Cuts the periods of workspaces whose zone or plan was changed, in the order in which that was. */
+export async function recutAll(deps: Deps, left: Postponed): Promise<void> {
+  const { db, clock, log } = deps;
+  const until = clock.elapsed() + RECUT_MS;
+  let recut = 0;
+  while (recut < RECUTS && clock.elapsed() < until) {
+    const id = await nextRecut(db, left.waiting());
+    if (id === null) {
+      // another node has done them
+      for (const done of left.due()) left.settle(done);
+      break;
+    }
+    try {
+      await recutUsage(db, id);
+      left.settle(id);
+      recut++;
+    } catch (error) {
+      leave(deps, left, id, error, 'usage_not_recut', 'the periods of a workspace could not be cut anew');
+    }
+  }
+  if (recut > 0)
+    log.info({ event: 'usage_periods_recut', workspaces: recut }, 'periods follow a changed zone or plan');
+}
+
+/** Folds what is there; then a few of those that were left before. Returns how many deltas. */
+export async function foldAll(deps: Deps, left: Postponed): Promise<number> {
+  let deltas = 0;
+  const without = left.all();
+  for (let after: string | null = null; ; ) {
+    const ids = await workspacesToFold(deps.db, after, WORKSPACES, without);
+    after = ids.at(-1) ?? null;
+    if (after === null) break;
+    const folded = await foldSome(deps, left, ids);
+    if (folded === null) return deltas;
+    deltas += folded;
+  }
+  for (const id of left.due().slice(0, AGAIN)) {
+    const folded = await foldSome(deps, left, [id]);
+    if (folded === null) return deltas;
+    deltas += folded;
+  }
+  return deltas;
+}
+
+/** Folds these workspaces, together or, where one of them can't be, each alone. Null: another node is at it. */
+async function foldSome(deps: Deps, left: Postponed, ids: readonly string[]): Promise<number | null> {
+  const [only] = ids;
+  try {
+    const folded = await foldUsage(deps.db, ids);
+    if (ids.length === 1 && only && folded) left.settle(only);
+    return folded?.deltas ?? null;
+  } catch (error) {
+    if (ids.length === 1 && only) {
+      leave(deps, left, only, error, 'usage_not_folded', 'the usage of a workspace could not be summed up');
+      return 0;
+    }
+    if (!isOfOne(error)) throw error;
+  }
+  let deltas = 0;
+  for (const id of ids) {
+    const folded = await foldSome(deps, left, [id]);
+    if (folded === null) return null;
+    deltas += folded;
+  }
+  return deltas;
+}
+
+/** Leaves a workspace for later; who holds a row is nothing to speak of. Throws what is not about it alone. */
+function leave(
+  deps: Deps,
+  left: Postponed,
+  id: string,
+  error: unknown,
+  event: 'usage_not_recut' | 'usage_not_folded',
+  text: string,
+): void {
+  if (!isOfOne(error)) throw error;
+  if (isHeld(error)) {
+    left.postpone(id, HELD);
+    return;
+  }
+  const ms = left.postpone(id, FAILED);
+  deps.log.warn({ event, workspace_id: id, err: error, again_ms: ms }, `${text}: again later`);
+}
+
+const isHeld = (error: unknown): boolean =>
+  isLockTimeout(error) || (error as { code?: unknown } | null)?.code === '40P01';
+const isOfOne = (error: unknown): boolean => isHeld(error) || isStatementTimeout(error) || isRefusal(error);
