@@ -66,7 +66,9 @@ import { type McpToolSource, mcpTools } from './pipelines/agent/tools-mcp.ts';
 import { EmbeddingLanes } from './pipelines/ingest/embed.ts';
 import { mcpSettings } from './pipelines/mcp/connection-settings.ts';
 import type { RefreshSignal } from './pipelines/oauth/attempt.ts';
+import type { PastFailures } from './providers/failing-buckets.ts';
 import { loadModelCatalog } from './providers/model-catalog.ts';
+import { ObjectRemover } from './providers/object-remover.ts';
 import { openStorage } from './providers/object-storage.ts';
 import { Batcher } from './queue/batcher.ts';
 import { Consumer, type ConsumerSignal } from './queue/consumer.ts';
@@ -425,8 +427,13 @@ export async function startDaemon(config: Config, options: DaemonOptions): Promi
       workerId,
       tasks: [
         ...databaseTasks(retention),
-        storedObjectTask(retention.storedObjectsGraceDays, () =>
-          openStorage(config.storageUrl, config.storageKeys),
+        storedObjectTask(
+          retention.storedObjectsGraceDays,
+          (past) =>
+            new ObjectRemover(
+              openStorage(config.storageUrl, config.storageKeys),
+              past as PastFailures | null,
+            ),
         ),
       ],
     });

@@ -1,6 +1,7 @@
 /** The stored files of a workspace, deleted one by one. */
 import type { Config } from '../config.ts';
 import type { Database } from '../db/database.ts';
+import { noteObjects } from '../db/uploads.ts';
 import {
   filesAfter,
   forgetAllObjects,
@@ -9,8 +10,8 @@ import {
   type StoredFile,
   strayObjects,
 } from '../db/workspace-files.ts';
-import { type ObjectStorage, openStorage } from '../providers/object-storage.ts';
-import { FailingBuckets } from './failing-buckets.ts';
+import { ObjectRemover } from '../providers/object-remover.ts';
+import { openStorage } from '../providers/object-storage.ts';
 import { count } from './format.ts';
 
 /** A file that stays. */
@@ -19,12 +20,22 @@ export type KeptFile = { readonly bucket: string; readonly storage_path: string;
 export type FileReport = {
   /** Files that were deleted, or would be. */
   readonly deleted: number;
-  /** Files that stay; of many the first hundred. */
+  /** Files that stay; of many the first hundred, unless all were to be listed. */
   readonly kept: number;
   readonly kept_files: readonly KeptFile[];
-  /** Files that could not be deleted; of many the first hundred. */
+  /** Files that could not be deleted; of many the first hundred, unless all were to be listed. */
   readonly not_deleted: number;
   readonly failed: readonly KeptFile[];
+};
+
+export type FileOptions = {
+  readonly isPreview: boolean;
+  readonly leaveFiles: boolean;
+  /** What can't be deleted keeps no row: it is noted, for maintenance to delete. */
+  readonly leaveFailed: boolean;
+  /** Whether the report names every file that stays: no row will. */
+  readonly listAll: boolean;
+  readonly note: (text: string) => void;
 };
 
 const AT_ONCE = 200;
@@ -44,16 +55,14 @@ export async function eraseFiles(
   db: Database,
   config: Config,
   workspaceId: string,
-  options: {
-    readonly isPreview: boolean;
-    readonly leaveFiles: boolean;
-    readonly note: (text: string) => void;
-  },
+  options: FileOptions,
 ): Promise<FileReport> {
   const report: Mutable = { deleted: 0, kept: 0, kept_files: [], not_deleted: 0, failed: [] };
-  const storage =
-    options.isPreview || options.leaveFiles ? null : openStorage(config.storageUrl, config.storageKeys);
-  const failing = storage === null ? null : new FailingBuckets(storage);
+  const most = options.listAll ? Number.POSITIVE_INFINITY : MOST_LISTED;
+  const remover =
+    options.isPreview || options.leaveFiles
+      ? null
+      : new ObjectRemover(openStorage(config.storageUrl, config.storageKeys));
   const take = async (files: readonly StoredFile[], isUploaded: boolean): Promise<void> => {
     const going: StoredFile[] = [];
     for (const file of files) {
@@ -61,28 +70,32 @@ export async function eraseFiles(
       if (reason === null) going.push(file);
       else {
         report.kept++;
-        list(report.kept_files, file, reason);
+        list(report.kept_files, file, reason, most);
       }
     }
-    if (storage === null || failing === null) {
+    if (remover === null) {
       report.deleted += going.length;
       return;
     }
     const gone: StoredFile[] = [];
+    const left: StoredFile[] = [];
     await Promise.all(
       Array.from({ length: HANDS }, async () => {
         for (let file = going.pop(); file !== undefined; file = going.pop()) {
-          const reason = await removeOne(storage, file, failing);
-          if (reason === null) gone.push(file);
+          const failure = await remover.remove(file.bucket, file.storage_path, { ms: ONE_MS });
+          if (failure === null) gone.push(file);
           else {
-            report.not_deleted++;
-            list(report.failed, file, reason);
+            left.push(file);
+            list(report.failed, file, failure.reason, most);
           }
         }
       }),
     );
     report.deleted += gone.length;
+    report.not_deleted += left.length;
     await forgetObjects(db, gone, isUploaded);
+    // their rows go, which alone say where they are
+    if (options.leaveFailed) await noteObjects(db, left);
     options.note(`${count(report.deleted)} files deleted so far`);
   };
   try {
@@ -101,7 +114,7 @@ export async function eraseFiles(
     if (options.leaveFiles && !options.isPreview) await forgetAllObjects(db, workspaceId);
     return report;
   } finally {
-    await storage?.close();
+    await remover?.close();
   }
 }
 
@@ -118,25 +131,6 @@ function reasonToStay({ stays }: StoredFile, leaveFiles: boolean): string | null
   return stays === null ? null : REASONS[stays];
 }
 
-function list(listed: KeptFile[], { bucket, storage_path }: ObjectPlace, reason: string): void {
-  if (listed.length < MOST_LISTED) listed.push({ bucket, storage_path, reason });
-}
-
-/** Null: it is gone. Else why it is not. */
-async function removeOne(
-  storage: ObjectStorage,
-  { bucket, storage_path }: ObjectPlace,
-  failing: FailingBuckets,
-): Promise<string | null> {
-  const known = failing.givenUp(bucket);
-  if (known !== null) return known.reason;
-  try {
-    await storage.remove(bucket, storage_path, { signal: AbortSignal.timeout(ONE_MS) });
-    failing.answered(bucket);
-    return null;
-  } catch (error) {
-    const { reason, reason_code } = await failing.failed(bucket, error);
-    // what can be no object's path is no object
-    return reason_code === 'not_found' ? null : reason;
-  }
+function list(listed: KeptFile[], { bucket, storage_path }: ObjectPlace, reason: string, most: number): void {
+  if (listed.length < most) listed.push({ bucket, storage_path, reason });
 }

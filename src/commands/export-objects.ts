@@ -3,10 +3,10 @@ import { createReadStream } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Config } from '../config.ts';
+import { FailingBuckets, type StorageFailure } from '../providers/failing-buckets.ts';
 import { type ObjectStorage, openStorage } from '../providers/object-storage.ts';
 import { CommandError } from './errors.ts';
 import { type ExportedFile, ExportFile } from './export-folder.ts';
-import { FailingBuckets, type StorageFailure } from './failing-buckets.ts';
 import { count } from './format.ts';
 
 /** What the manifest says of them. */

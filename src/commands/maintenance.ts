@@ -7,6 +7,8 @@ import { workOn } from '../db/maintenance-run.ts';
 import { databaseTasks, type MaintenanceTask, type Preview } from '../db/maintenance-tasks.ts';
 import { loadRetention } from '../db/retention-rules.ts';
 import { storedObjectTask } from '../db/stored-objects.ts';
+import type { PastFailures } from '../providers/failing-buckets.ts';
+import { ObjectRemover } from '../providers/object-remover.ts';
 import { openStorage } from '../providers/object-storage.ts';
 import type { CommandContext } from './context.ts';
 import { CommandError, UsageError } from './errors.ts';
@@ -94,7 +96,10 @@ function allTasks(context: CommandContext): MaintenanceTask[] {
   const { storageUrl, storageKeys } = context.config();
   return [
     ...databaseTasks(retention),
-    storedObjectTask(retention.storedObjectsGraceDays, () => openStorage(storageUrl, storageKeys)),
+    storedObjectTask(
+      retention.storedObjectsGraceDays,
+      (past) => new ObjectRemover(openStorage(storageUrl, storageKeys), past as PastFailures | null),
+    ),
   ];
 }
 

@@ -1,6 +1,6 @@
 import type { Command } from 'commander';
 import type { Database } from '../db/database.ts';
-import { isLockTimeout } from '../db/retry.ts';
+import { isDeadlock, isLockTimeout } from '../db/retry.ts';
 import {
   adoptRestoredUsage,
   type Drift,
@@ -27,8 +27,12 @@ type Json = { readonly json?: boolean };
 type Target = { readonly workspace?: string };
 const MOST_ROWS = 50;
 const PAGE = 100;
-/** How often a workspace is tried again that a pass of the roll-up keeps busy. */
-const TRIES = 40;
+/**
+ * How often a workspace is tried again that a pass of the roll-up, or somebody's transaction, keeps busy, and how long each time. It gives way before
+ * the server looks for a deadlock (after a second), which might be found at the expense of the other.
+ */
+const TRIES = 100;
+const LOCK_TIMEOUT = '500ms';
 
 /** `agentd usage show|rebuild|reconcile`. */
 export function register(program: Command, context: CommandContext): void {
@@ -150,13 +154,16 @@ async function* targets(db: Database, workspaceId: string | null): AsyncGenerato
   }
 }
 
-/** A pass of the roll-up holds what this needs for moments only. */
+/** Whoever holds what this needs does so for moments only. */
 async function rebuild(db: Database, id: string): Promise<void> {
   for (let tries = 1; ; tries++) {
     try {
-      return await rebuildUsage(db, id);
+      return await db.transaction(async (tx) => {
+        await tx.query(`set local lock_timeout = '${LOCK_TIMEOUT}'`);
+        await rebuildUsage(tx, id);
+      });
     } catch (error) {
-      if (!isLockTimeout(error) || tries === TRIES) throw error;
+      if (!(isLockTimeout(error) || isDeadlock(error)) || tries === TRIES) throw error;
     }
   }
 }

@@ -30,6 +30,8 @@ export type EraseOptions = Waiting & {
   readonly leaveFiles: boolean;
   /** Files that can't be deleted are left, and keep nothing. */
   readonly leaveFailed: boolean;
+  /** Whether the report names every file that stays, not the first hundred. */
+  readonly listAllFiles: boolean;
   readonly leaveMemories: boolean;
 };
 
@@ -107,6 +109,8 @@ export async function previewErasure(
     files: await eraseFiles(db, config, workspaceId, {
       isPreview: true,
       leaveFiles: options.leaveFiles,
+      leaveFailed: options.leaveFailed,
+      listAll: options.listAllFiles,
       note: options.note,
     }),
   };
@@ -144,6 +148,8 @@ export async function eraseWorkspace(
     files = await eraseFiles(db, config, workspaceId, {
       isPreview: false,
       leaveFiles: options.leaveFiles,
+      leaveFailed: options.leaveFailed,
+      listAll: options.listAllFiles,
       note,
     }).catch((error: unknown) => {
       const reason = busyReason(error);
@@ -151,6 +157,7 @@ export async function eraseWorkspace(
       leave('agentd.stored_objects', reason);
       return NO_FILES;
     });
+    if (files.not_deleted > 0 && options.leaveFailed) notes.push(FILES_NOTED);
     // rows whose files could not be deleted say where those are: the workspace stays until they are gone
     if (files.not_deleted > 0 && !options.leaveFailed) {
       const some = `${count(files.not_deleted)} stored files can't be deleted (--leave-failed leaves them)`;
@@ -213,6 +220,8 @@ export async function eraseWorkspace(
   };
 }
 
+const FILES_NOTED =
+  'The files that could not be deleted are noted in agentd.stored_objects: maintenance goes on trying (stored_objects).';
 const BILLS_GONE =
   'What bills were made of is gone, also what agentd.closed_workspaces had kept of it (--keep-billing keeps it).';
 const BILLS_KEPT =

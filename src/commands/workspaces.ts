@@ -89,7 +89,10 @@ export function register(program: Command, context: CommandContext): void {
     .option('--yes', 'do it, without asking for the name')
     .option('--keep-billing', 'keep invoices, subscriptions and usage, and a nameless workspace for them')
     .option('--leave-files', 'leave the stored files where they are')
-    .option('--leave-failed', 'leave the stored files that can’t be deleted, and delete the rest')
+    .option(
+      '--leave-failed',
+      'leave the stored files that can’t be deleted to maintenance, and delete the rest',
+    )
     .option('--leave-memories', 'leave what agents remember of people in Zep')
     .option(
       '--wait <seconds>',
@@ -107,6 +110,7 @@ export function register(program: Command, context: CommandContext): void {
         keepBilling: flags.keepBilling === true,
         leaveFiles: flags.leaveFiles === true,
         leaveFailed: flags.leaveFailed === true,
+        listAllFiles: output.json,
         leaveMemories: flags.leaveMemories === true,
         waitMs: secondsOf(flags.wait) * 1000,
         note: context.note,

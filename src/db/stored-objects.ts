@@ -1,14 +1,25 @@
-/** Objects that agentd itself has stored and that no row names any more: an upload that ended half-way, a file whose row was deleted. */
+/**
+ * Objects that no row names any more: of those that agentd itself has stored an upload that ended half-way, a file whose row was deleted; and
+ * files that could not be deleted when their workspace was.
+ */
 import type { Queryable } from './database.ts';
 import { noteBatch } from './maintenance.ts';
 import type { MaintenanceTask } from './maintenance-tasks.ts';
 
 /** What removing them needs of the storage. */
 export type ObjectRemover = {
-  remove(bucket: string, path: string, options: { readonly signal: AbortSignal }): Promise<void>;
+  /** Why the object is still there, and whether it was asked for at all; null: it is gone. Throws when the signal fires. */
+  remove(
+    bucket: string,
+    path: string,
+    options: { readonly signal: AbortSignal; readonly ms: number },
+  ): Promise<(Failure & { readonly isAsked: boolean }) | null>;
+  /** What the next batch of the pass is to know of the storage; kept as JSON. */
+  readonly past: unknown;
   close(): Promise<void>;
 };
 
+type Failure = { readonly reason_code: string; readonly reason: string };
 type Key = { readonly bucket: string; readonly path: string };
 
 /** Rows that one batch looks at; each may cost a request. */
@@ -21,55 +32,81 @@ const SHARE_OF_LEASE = 4;
 /** One that can't be removed is left to the next day's pass: one that comes sooner does not begin with it again. */
 const RETRY_HOURS = 12;
 
+/** How far a pass has come, and what it came to. */
+type Place = Key & {
+  readonly removed: number;
+  /** What the last one that could not be removed failed with. */
+  readonly failure: Failure | null;
+  /** Of the storage: buckets that do not answer are left out until the pass is over. */
+  readonly past: unknown;
+};
+
+/** Before every object. */
+const START: Place = { bucket: '', path: '', removed: 0, failure: null, past: null };
+
+/** A pass that found objects to remove and could remove none. */
+class NoneRemoved extends Error {
+  override readonly name = 'NoneRemoved';
+  readonly code: string;
+  constructor({ reason_code, reason }: Failure) {
+    super(reason);
+    this.code = reason_code;
+  }
+}
+
 /** Whether a row of any workspace's names an object of `alias`. */
 export const isNamed = (alias: string): string =>
   `exists (select 1 from public.media_library m where m.storage_path = ${alias}.path and m.bucket = ${alias}.bucket)`;
 
-/** The task; the storage is opened for a batch that has something to remove. */
-export function storedObjectTask(graceDays: number, open: () => ObjectRemover): MaintenanceTask {
+/** The task; the storage is opened for a batch that has something to remove, with what earlier ones of the pass have met. */
+export function storedObjectTask(graceDays: number, open: (past: unknown) => ObjectRemover): MaintenanceTask {
   return {
     name: 'stored_objects',
-    does: 'deletes files that agentd stored and no row names',
+    does: 'deletes files that agentd stored, or could not delete with a workspace, and no row names',
     everyMs: EVERY_MS,
     keeps: `${graceDays} days`,
     async batch({ db, task, leaseMs, elapsed, signal }, place) {
       const from = elapsed();
-      const page = await lookAt(db, place as Key | null, graceDays);
+      const before = (place as Place | null) ?? START;
+      const page = await lookAt(db, before, graceDays);
       const due = page.filter((row) => row.is_due);
       const share = leaseMs / SHARE_OF_LEASE;
-      const tried = await removeAll(due, open, {
+      const tried = await removeAll(due, () => open(before.past), {
         signal,
         oneMs: Math.min(REMOVE_MS, share),
         isOver: () => signal.aborted || elapsed() - from >= share,
       });
-      const isCut = tried.removed.length + tried.failed.length < due.length;
-      const next = isCut
-        ? (tried.last ?? (place as Key | null) ?? FIRST)
-        : page.length < AT_ONCE
-          ? null
-          : keyOf(page.at(-1));
+      const { removed, failed, skipped } = tried;
+      const isCut = removed.length + failed.length + skipped < due.length;
+      const at = isCut ? (tried.last ?? before) : page.length < AT_ONCE ? null : page.at(-1);
+      const pass = {
+        removed: before.removed + removed.length,
+        failure: tried.failure ?? before.failure,
+        past: tried.past ?? before.past,
+      };
+      const next: Place | null = at ? { bucket: at.bucket, path: at.path, ...pass } : null;
       await db.transaction(async (tx) => {
         await tx.query(
           `delete from agentd.stored_objects o using unnest($1::text[], $2::text[]) d (bucket, path)
             where o.bucket = d.bucket and o.path = d.path`,
-          columnsOf(tried.removed),
+          columnsOf(removed),
         );
         await tx.query(
           `update agentd.stored_objects o set retry_at = agentd.now() + make_interval(hours => ${RETRY_HOURS})
              from unnest($1::text[], $2::text[]) d (bucket, path)
             where o.bucket = d.bucket and o.path = d.path`,
-          columnsOf(tried.failed),
+          columnsOf(failed),
         );
         const done = {
-          rows: tried.removed.length,
-          held: tried.failed.length,
+          rows: removed.length,
+          held: failed.length + skipped,
           busyMs: elapsed() - from,
         };
         await noteBatch(tx, task, done, { place: next, leaseMs });
       });
-      // not one could be removed: that is the storage, and somebody should hear of it
-      if (tried.failed.length > 0 && tried.removed.length === 0) throw tried.error;
-      return { place: next, rows: tried.removed.length };
+      // at the end alone: a pass that is given up begins with the first again, and never comes to the last
+      if (next === null && pass.removed === 0 && pass.failure !== null) throw new NoneRemoved(pass.failure);
+      return { place: next, rows: removed.length };
     },
     async preview(db) {
       const [row] = await db.query<{ rows: number; oldest: Date | null }>(
@@ -82,12 +119,6 @@ export function storedObjectTask(graceDays: number, open: () => ObjectRemover): 
   };
 }
 
-/** Before every object. */
-const FIRST: Key = { bucket: '', path: '' };
-
-const keyOf = (row: Key | undefined): Key | null =>
-  row === undefined ? null : { bucket: row.bucket, path: row.path };
-
 const columnsOf = (keys: readonly Key[]): [string[], string[]] => [
   keys.map(({ bucket }) => bucket),
   keys.map(({ path }) => path),
@@ -96,9 +127,12 @@ const columnsOf = (keys: readonly Key[]): [string[], string[]] => [
 type Tried = {
   readonly removed: Key[];
   readonly failed: Key[];
-  /** The last one that was tried. */
+  /** How many were not asked for: their bucket does not answer. They may be the first of the next pass. */
+  skipped: number;
+  /** The last one of all these. */
   last: Key | null;
-  error: unknown;
+  failure: Failure | null;
+  past: unknown;
 };
 
 /** Removes one after the other until time is up. One that fails does not keep those after it. */
@@ -107,31 +141,27 @@ async function removeAll(
   open: () => ObjectRemover,
   limits: { readonly signal: AbortSignal; readonly oneMs: number; readonly isOver: () => boolean },
 ): Promise<Tried> {
-  const tried: Tried = { removed: [], failed: [], last: null, error: null };
+  const tried: Tried = { removed: [], failed: [], skipped: 0, last: null, failure: null, past: null };
   if (keys.length === 0) return tried;
   const storage = open();
   try {
     for (const key of keys) {
       if (limits.isOver()) break;
-      try {
-        // no transaction is open while the storage is asked; what is not there counts as removed
-        await storage.remove(key.bucket, key.path, {
-          signal: AbortSignal.any([limits.signal, AbortSignal.timeout(limits.oneMs)]),
-        });
-        tried.removed.push(key);
-      } catch (error) {
-        // told to stop: nothing is known of this one
-        if (limits.signal.aborted) break;
-        // what can be no object's path is no object
-        if ((error as { code?: unknown }).code === 'not_found') tried.removed.push(key);
-        else {
-          tried.failed.push(key);
-          tried.error = error;
-        }
+      // no transaction is open while the storage is asked
+      const left = await storage.remove(key.bucket, key.path, { signal: limits.signal, ms: limits.oneMs });
+      if (left === null) tried.removed.push(key);
+      else {
+        if (left.isAsked) tried.failed.push(key);
+        else tried.skipped++;
+        tried.failure = { reason_code: left.reason_code, reason: left.reason };
       }
-      tried.last = keyOf(key) as Key;
+      tried.last = key;
     }
+  } catch (error) {
+    // told to stop: nothing is known of this one, and the others are written down
+    if (!limits.signal.aborted) throw error;
   } finally {
+    tried.past = storage.past;
     await storage.close();
   }
   return tried;
@@ -140,7 +170,7 @@ async function removeAll(
 /** The next objects, with when each lost its row written down; due are those that lost it `graceDays` ago, and did not fail a moment ago. */
 function lookAt(
   db: Queryable,
-  after: Key | null,
+  after: Key,
   graceDays: number,
 ): Promise<(Key & { readonly is_due: boolean })[]> {
   return db.query(
@@ -161,6 +191,6 @@ select p.bucket, p.path,
        coalesce(not p.is_named and p.orphaned_at < agentd.now() - make_interval(days => $3)
                 and (p.retry_at is null or p.retry_at <= agentd.now()), false) as is_due
   from page p order by p.bucket, p.path`,
-    [after?.bucket ?? '', after?.path ?? '', graceDays],
+    [after.bucket, after.path, graceDays],
   );
 }

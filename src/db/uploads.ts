@@ -28,6 +28,24 @@ export async function noteObject(db: Queryable, bucket: string, path: string): P
   ]);
 }
 
+/** An index holds a note, which longer places do not fit into. Nothing is stored there: S3 has keys of 1,024 bytes at most. */
+const LONGEST_PLACE_BYTES = 2_000;
+
+/** Notes objects that are left without a row, so that maintenance removes them. What is longer than any object's place is none. */
+export async function noteObjects(
+  db: Queryable,
+  places: readonly { readonly bucket: string; readonly storage_path: string }[],
+): Promise<void> {
+  if (places.length === 0) return;
+  await db.query(
+    `insert into agentd.stored_objects (bucket, path)
+     select p.bucket, p.path from unnest($1::text[], $2::text[]) p (bucket, path)
+      where octet_length(p.bucket) + octet_length(p.path) <= ${LONGEST_PLACE_BYTES}
+     on conflict do nothing`,
+    [places.map(({ bucket }) => bucket), places.map(({ storage_path }) => storage_path)],
+  );
+}
+
 /** A stored file becomes a media row, and with it a source. Returns both ids. */
 export async function insertUpload(
   db: Queryable,

@@ -103,6 +103,7 @@ test.runIf(onServer)(
       keepBilling: true,
       leaveFiles: true,
       leaveFailed: false,
+      listAllFiles: false,
       leaveMemories: true,
       // short once the row is held: until then the stores are waited for
       get waitMs() {

@@ -6,7 +6,7 @@ import { bar } from '../../src/commands/usage-chart.ts';
 import { rollUp } from '../../src/services/usage-rollup.ts';
 import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
-import { type TestDatabase, testDatabase } from '../support/database.ts';
+import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { agentd, insertTenant, json, type Tenant } from './support.ts';
 
 let db: TestDatabase;
@@ -66,6 +66,41 @@ test('what differs from the events is said, repaired, and gone', async () => {
   expect(await db.query('select 1 from agentd.usage_drifts where repaired_at is null')).toEqual([]);
   expect((await usage('rebuild')).stdout).toContain('The sums of 1 workspaces were made anew');
 });
+
+test.runIf(onServer)(
+  'server-only: a rebuild gives way to who holds a period and asks for its neighbours, and comes again',
+  async () => {
+    const writer = await db.pool.connect();
+    try {
+      await writer.query('begin');
+      await writer.query('update public.workspace_usage set messages = messages where workspace_id = $1', [
+        tenant.workspace,
+      ]);
+      const rebuilt = usage('rebuild', '--workspace', tenant.workspace);
+      // it has waited, and waits again
+      const attempts = new Set<number>();
+      await expect
+        .poll(
+          async () => {
+            for (const { began } of await db.query<{ began: Date }>(
+              `select xact_start as began from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`,
+            ))
+              attempts.add(began.getTime());
+            return attempts.size;
+          },
+          { timeout: 20_000, interval: 20 },
+        )
+        .toBeGreaterThan(1);
+      // what an update of an edge asks for
+      await writer.query('select agentd.hold_usage_periods($1)', [tenant.workspace]);
+      await writer.query('commit');
+      expect(await rebuilt).toMatchObject({ code: 0, stderr: '' });
+    } finally {
+      await writer.query('rollback');
+      writer.release();
+    }
+  },
+);
 
 test('a bar is as long as its share, and what is more than nothing is seen', () => {
   expect([bar(0, 10, 10), bar(10, 10, 4), bar(5, 10, 4), bar(0.001, 10, 4), bar(5, 10, 1)]).toEqual([

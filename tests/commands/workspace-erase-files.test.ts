@@ -1,14 +1,18 @@
 /** agentd workspace erase and stored files: which go, which stay, and what the storage refuses. */
+import { randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import type { Erasure } from '../../src/commands/workspace-erase.ts';
+import type { Queryable } from '../../src/db/database.ts';
 import { registerTasks, takeTask } from '../../src/db/maintenance.ts';
 import { workOn } from '../../src/db/maintenance-run.ts';
 import { storedObjectTask } from '../../src/db/stored-objects.ts';
-import { insertUpload, noteObject } from '../../src/db/uploads.ts';
+import { insertUpload, noteObject, noteObjects } from '../../src/db/uploads.ts';
+import { forgetAllObjects, strayObjects } from '../../src/db/workspace-files.ts';
+import { ObjectRemover } from '../../src/providers/object-remover.ts';
 import { openStorage } from '../../src/providers/object-storage.ts';
 import { startS3Server } from '../peers/s3-server.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
@@ -60,9 +64,8 @@ const note = (path: string, age: string) =>
     `insert into agentd.stored_objects (bucket, path, created_at) values ($1, $2, now() - $3::interval)`,
     [BUCKET, path, age],
   );
-async function tidy(): Promise<void> {
-  const open = () => openStorage(`file://${folder}`, {});
-  const task = storedObjectTask(7, open);
+async function tidy(storage = () => openStorage(`file://${folder}`, {})): Promise<void> {
+  const task = storedObjectTask(7, () => new ObjectRemover(storage()));
   await registerTasks(db, [task.name]);
   const taken = await takeTask(db, { names: [task.name], worker: 'w', leaseMs: 60_000, isForced: true });
   if (taken === null) throw new Error('taken');
@@ -159,7 +162,8 @@ test('a bucket that the storage refuses keeps no other file, and the erasure can
   expect(refused.stderr).toContain("250 stored files can't be deleted (--leave-failed leaves them)");
   const report = json<Erasure>(refused);
   expect(report).toMatchObject({ is_done: false, files: { deleted: 250, not_deleted: 250 } });
-  expect(report.files.failed).toHaveLength(100);
+  // each by its name: rows may not say it any more
+  expect(new Set(report.files.failed.map(({ storage_path }) => storage_path)).size).toBe(250);
   expect(report.files.failed[0]).toMatchObject({
     bucket: 'test',
     reason: expect.stringContaining('AccessDenied'),
@@ -168,5 +172,74 @@ test('a bucket that the storage refuses keeps no other file, and the erasure can
   const ended = await erase(t.workspaceId, ['--leave-failed'], s3);
   expect(ended.code).toBe(0);
   expect(json<Erasure>(ended)).toMatchObject({ is_done: true, files: { not_deleted: 250 } });
+  expect(json<Erasure>(ended).files.failed).toHaveLength(250);
+  expect(json<Erasure>(ended).notes.join(' ')).toContain('agentd.stored_objects');
+  // they were to go, and maintenance sees to it when the storage lets it
+  expect(await notesOf(t.workspaceId)).toHaveLength(250);
+  expect(await tracesOf(db, t.workspaceId)).toEqual(['agentd.audit_log', 'agentd.stored_objects']);
+  const refusedOnes = new Map(
+    report.files.failed.map(({ storage_path }) => [
+      storage_path,
+      { bytes: Buffer.from('x'), contentType: 'text/plain' },
+    ]),
+  );
+  server.forbidden.delete('test');
+  server.buckets.set('test', refusedOnes);
+  const storage = () => openStorage(s3.AGENTD_STORAGE_URL, s3);
+  await tidy(storage);
+  expect(refusedOnes.size).toBe(250);
+  await db.query(`update agentd.stored_objects set orphaned_at = orphaned_at - interval '8 days'`);
+  await tidy(storage);
+  expect(refusedOnes.size).toBe(0);
   expect(await tracesOf(db, t.workspaceId)).toEqual(['agentd.audit_log']);
+});
+
+test('all files that stay are listed for programs, and the first hundred for people', async () => {
+  const t = await makePlatform(db, { shared: true });
+  // in no folder of the workspace or of its user
+  await db.query(
+    `insert into public.media_library (workspace_id, user_id, file_name, bucket, storage_path, is_archived)
+     select $1::uuid, $2, 'f', $3, 'elsewhere/' || i, true from generate_series(1, 150) i`,
+    [t.workspaceId, t.userId, BUCKET],
+  );
+  const preview = await agentd(['workspace', 'erase', t.workspaceId, '--json'], { DATABASE_URL: db.url });
+  expect(json<{ files: Erasure['files'] }>(preview).files.kept_files).toHaveLength(150);
+  const told = await agentd(['workspace', 'erase', t.workspaceId], { DATABASE_URL: db.url });
+  expect(told.stdout.match(/^ {2}stays: /gm)).toHaveLength(100);
+  const done = json<Erasure>(await erase(t.workspaceId));
+  expect(done).toMatchObject({ is_done: true, files: { kept: 150 } });
+  expect(done.files.kept_files).toHaveLength(150);
+});
+
+test('a place that no index holds is no object’s, and is noted nowhere', async () => {
+  const long = Array.from({ length: 400 }, () => randomUUID()).join('/');
+  await noteObjects(db, [
+    { bucket: BUCKET, storage_path: `long/${long}` },
+    { bucket: BUCKET, storage_path: 'long/not' },
+  ]);
+  expect(await notesOf('long')).toEqual(['not']);
+});
+
+test('the notes of one workspace are found by its folder', async () => {
+  const t = await makePlatform(db, { shared: true });
+  await db.query(
+    `insert into agentd.stored_objects (bucket, path) select $1, gen_random_uuid() || '/' || i from generate_series(1, 5000) i`,
+    [BUCKET],
+  );
+  await note(`${t.workspaceId}/one`, '1 day');
+  await db.query('analyze agentd.stored_objects');
+  const plans: string[] = [];
+  const explaining: Queryable = {
+    ...db,
+    query: async (text: string, values?: unknown[]) => {
+      const rows = await db.query<Record<string, string>>(`explain ${text}`, values);
+      plans.push(rows.map((row) => Object.values(row)[0]).join('\n'));
+      return [];
+    },
+  };
+  await strayObjects(explaining, t.workspaceId, null, 200);
+  await forgetAllObjects(explaining, t.workspaceId);
+  expect(plans).toHaveLength(2);
+  for (const plan of plans) expect(plan).toContain('stored_objects_folder_idx');
+  await db.query('delete from agentd.stored_objects');
 });

@@ -74,6 +74,25 @@ const adas: Home = {
   workspaces: 1,
 };
 
+test('an application may give a user’s first workspace his own id at sign-up', async () => {
+  await project.db.query(`
+    create function public.handle_new_user() returns trigger language plpgsql security definer set search_path = '' as $$
+    begin
+      insert into public.workspaces (id, name, owner_user_id) values (new.id, 'mine', new.id);
+      return new;
+    end $$;
+    create trigger on_auth_user_created after insert on auth.users for each row execute function public.handle_new_user()`);
+  const user = randomUUID();
+  try {
+    await signUpAt(project, user);
+  } finally {
+    await project.db.query('drop function public.handle_new_user() cascade');
+  }
+  expect(await project.db.query('select owner_user_id from public.workspaces where id = $1', [user])).toEqual(
+    [{ owner_user_id: user }],
+  );
+});
+
 test('the migrations apply as a role that is no superuser and owns nothing of auth, and nothing of the platform is made again', async () => {
   const rights = await project.migrating((db) =>
     db.query(

@@ -2,8 +2,9 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { formerIds, isRemembered } from '../../src/db/workspace-erasing.ts';
-import { type TestDatabase, testDatabase } from '../support/database.ts';
+import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert } from '../support/platform.ts';
+import { until } from '../support/runs.ts';
 import { asService, asUser, denied, stateOf } from '../support/sessions.ts';
 import { type Company, company, signUp } from './schema-support.ts';
 
@@ -55,6 +56,73 @@ describe('an id that a user chooses for his workspace', () => {
       secrets,
     ]);
     expect(await make(c.owner, secrets)).toBe(taken);
+  });
+
+  test('may be his own, as applications choose at sign-up, unless secrets of his would be the workspace’s', async () => {
+    const [user, careful, former] = [await signUp(db.pool), await signUp(db.pool), await signUp(db.pool)];
+    expect(await make(user, user)).toBe('ok');
+    await db.query('insert into agentd.vault_owners (secret_id, owner_id) values ($1, $2)', [
+      randomUUID(),
+      careful,
+    ]);
+    expect(await make(careful, careful)).toBe(taken);
+    expect(await make(former, former)).toBe('ok');
+    expect(await close(former, former)).toBe(1);
+    expect(await make(former, former)).toBe(taken);
+  });
+
+  test('is no reason to refuse an upsert of a workspace that he has', async () => {
+    const user = await signUp(db.pool);
+    const [id, other] = [randomUUID(), randomUUID()];
+    const upsert = (of: string, name: string): Promise<string> =>
+      stateOf(
+        asUser(db, user, (client) =>
+          client.query(
+            `insert into public.workspaces (id, name, owner_user_id) values ($1, $2, $3)
+             on conflict (id) do update set id = excluded.id, name = excluded.name, owner_user_id = excluded.owner_user_id`,
+            [of, name, user],
+          ),
+        ),
+      );
+    expect(await upsert(id, 'first')).toBe('ok');
+    // restored by a service, an erasure that was given up, a secret
+    await db.query(
+      `insert into agentd.closed_workspaces (workspace_id, owner_user_id) select x, $2::uuid from unnest($1::uuid[]) x`,
+      [[id, other], user],
+    );
+    await db.query(
+      `insert into agentd.audit_log (action, object_type, object_id, workspace_id) values ('erase', 'workspace', $1::text, $1::uuid)`,
+      [id],
+    );
+    await db.query('insert into agentd.vault_owners (secret_id, owner_id) values ($1, $2)', [
+      randomUUID(),
+      id,
+    ]);
+    expect(await upsert(id, 'second')).toBe('ok');
+    const named = await db.query('select name from public.workspaces where id = $1', [id]);
+    expect(named).toEqual([{ name: 'second' }]);
+    // one that is not there is an insert like any other
+    expect(await upsert(other, 'third')).toBe(taken);
+  });
+
+  test.runIf(onServer)('is not taken from a workspace that is just being deleted', async () => {
+    const [owner, thief] = [await signUp(db.pool), await signUp(db.pool)];
+    const id = randomUUID();
+    expect(await make(owner, id)).toBe('ok');
+    const deleting = await db.pool.connect();
+    await deleting.query('begin');
+    await deleting.query('delete from public.workspaces where id = $1', [id]);
+    const stolen = make(thief, id);
+    await until('the insert waits for the delete', async () => {
+      const waiting = await db.query(
+        `select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like 'insert into public.workspaces%' and datname = current_database()`,
+      );
+      return waiting.length > 0;
+    });
+    await deleting.query('commit');
+    deleting.release();
+    expect(await stolen).toBe(taken);
+    expect(await db.query('select 1 from public.workspaces where id = $1', [id])).toEqual([]);
   });
 
   test('is none of a workspace that was deleted or erased, but a service may restore it', async () => {

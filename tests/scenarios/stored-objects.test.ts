@@ -7,9 +7,12 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Clock, systemClock } from '../../src/clock.ts';
 import { registerTasks, takeTask } from '../../src/db/maintenance.ts';
 import { workOn } from '../../src/db/maintenance-run.ts';
-import { type ObjectRemover, storedObjectTask } from '../../src/db/stored-objects.ts';
+import { storedObjectTask } from '../../src/db/stored-objects.ts';
 import { noteObject } from '../../src/db/uploads.ts';
-import { openStorage } from '../../src/providers/object-storage.ts';
+import { DocumentError } from '../../src/providers/document-error.ts';
+import type { PastFailures } from '../../src/providers/failing-buckets.ts';
+import { ObjectRemover } from '../../src/providers/object-remover.ts';
+import { type ObjectStorage, openStorage } from '../../src/providers/object-storage.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert, makePlatform } from '../support/platform.ts';
 
@@ -29,8 +32,24 @@ const signal = new AbortController().signal;
 const BUCKET = 'media-library';
 const LEASE_MS = 60_000;
 
-async function pass(remover: () => ObjectRemover = open, clock: Clock = systemClock) {
-  const task = storedObjectTask(7, remover);
+type Storage = Pick<ObjectStorage, 'remove' | 'exists' | 'close'>;
+/** A storage that answers what it is asked for, but for removals. */
+const removing = (remove: Storage['remove'], exists = (_bucket: string) => true): Storage => ({
+  remove,
+  close: () => Promise.resolve(),
+  exists: async (bucket) => {
+    if (!exists(bucket)) throw new Error('The storage is away.');
+    return true;
+  },
+});
+const away = (): Storage =>
+  removing(
+    () => Promise.reject(new Error('The storage is away.')),
+    () => false,
+  );
+
+async function pass(storage: () => Storage = open, clock: Clock = systemClock) {
+  const task = storedObjectTask(7, (past) => new ObjectRemover(storage(), past as PastFailures | null));
   await registerTasks(db, [task.name]);
   const taken = await takeTask(db, { names: [task.name], worker: 'w', leaseMs: LEASE_MS, isForced: true });
   if (taken === null) throw new Error('taken');
@@ -42,10 +61,10 @@ const age = (days: number) =>
     [days],
   );
 /** Objects that lost their rows longer ago than the days of grace. */
-const orphans = (paths: readonly string[]) =>
+const orphans = (paths: readonly string[], bucket = BUCKET) =>
   db.query(
     `insert into agentd.stored_objects (bucket, path, orphaned_at) select $1, p.path, agentd.now() - interval '8 days' from unnest($2::text[]) p (path)`,
-    [BUCKET, paths],
+    [bucket, paths],
   );
 const notes = async (): Promise<string[]> =>
   (await db.query<{ path: string }>('select path from agentd.stored_objects order by path')).map(
@@ -87,14 +106,13 @@ test('an object goes when no row has named it for a week; one that is named, and
   expect((await pass()).row).toMatchObject({ rows: 0 });
   await named('a/comes-back');
   await age(2);
-  expect(await storedObjectTask(7, open).preview(db)).toMatchObject({ rows: 62 });
+  expect(await storedObjectTask(7, () => new ObjectRemover(open())).preview(db)).toMatchObject({ rows: 62 });
   expect(await there()).toEqual(all);
   // a storage that is away fails the pass, and nothing is forgotten
-  const away = () => ({
-    remove: () => Promise.reject(new Error('The storage is away.')),
-    close: () => Promise.resolve(),
+  expect((await pass(away)).left).toMatchObject({
+    how: 'failed',
+    error: 'storage_error: The storage is away.',
   });
-  expect((await pass(away)).left).toMatchObject({ how: 'failed', error: 'The storage is away.' });
   await age(1);
   expect((await pass()).row).toMatchObject({ rows: 62, outcome: 'completed' });
   expect(await there()).toEqual(['a/named', 'a/comes-back', 'a/foreign']);
@@ -110,15 +128,12 @@ test('an object that can’t be removed keeps none of the others, and is tried a
   // what can be no object's path, one that is refused, and ones that go
   await orphans(['a\tb.txt', 'locked', 'm/1', 'm/2']);
   const asked: string[] = [];
-  const refusing = (): ObjectRemover => ({
-    close: () => Promise.resolve(),
-    remove: async (bucket, path, options) => {
+  const refusing = (): Storage =>
+    removing(async (bucket, path, options) => {
       asked.push(path);
       if (path === 'locked') throw new Error('This one is under legal hold.');
-      const storage = open();
-      await storage.remove(bucket, path, options);
-    },
-  });
+      await open().remove(bucket, path, options);
+    });
   expect((await pass(refusing)).row).toMatchObject({ rows: 3, held: 1, outcome: 'completed' });
   expect(await notes()).toEqual(['locked']);
   // not before the next day: a pass that comes sooner does not begin with it
@@ -127,11 +142,10 @@ test('an object that can’t be removed keeps none of the others, and is tried a
   // nothing but failures is a storage that fails, and the next pass goes on with the others all the same
   await orphans(['n/1']);
   await db.query(`update agentd.stored_objects set retry_at = null where path = 'locked'`);
-  const away = (): ObjectRemover => ({
-    close: () => Promise.resolve(),
-    remove: () => Promise.reject(new Error('The storage is away.')),
+  expect((await pass(away)).left).toMatchObject({
+    how: 'failed',
+    error: 'storage_error: The storage is away.',
   });
-  expect((await pass(away)).left).toMatchObject({ how: 'failed', error: 'The storage is away.' });
   await orphans(['o/1']);
   expect((await pass(refusing)).row).toMatchObject({ rows: 1, outcome: 'completed' });
   expect(await notes()).toEqual(['locked', 'n/1']);
@@ -147,14 +161,14 @@ test('a batch ends long before its lease, and what it removed is written down', 
   const asked: string[] = [];
   const batches: { removed: number; took: number }[] = [];
   let from = 0;
-  const slow = (): ObjectRemover => {
+  const slow = (): Storage => {
     from = asked.length;
     const began = elapsed;
     return {
-      remove: async (_bucket, path) => {
+      ...removing(async (_bucket, path) => {
         asked.push(path);
         elapsed += 6_000;
-      },
+      }),
       close: async () => {
         batches.push({ removed: asked.length - from, took: elapsed - began });
       },
@@ -165,4 +179,69 @@ test('a batch ends long before its lease, and what it removed is written down', 
   expect(new Set(asked).size).toBe(30);
   expect(await notes()).toEqual([]);
   for (const { took } of batches) expect(took).toBeLessThan(LEASE_MS / 2);
+});
+
+/** Passes until one is over; how many there were, and the last one. */
+async function wholePass(storage: () => Storage, clock: Clock) {
+  for (let slices = 1; ; slices++) {
+    const done = await pass(storage, clock);
+    if (done.left?.how !== 'paused') return { ...done, slices };
+  }
+}
+/** Time that passes only while the storage is asked: pauses take none. */
+const clockOf = (elapsed: () => number): Clock => ({
+  ...systemClock,
+  elapsed,
+  after: (_ms, fn) => systemClock.after(0, fn),
+});
+const many = (folder: string) => Array.from({ length: 120 }, (_, i) => `${folder}/${i}`);
+
+test('one pass comes to every object, whatever buckets before it refuse or do not answer', async () => {
+  await db.query('delete from agentd.stored_objects');
+  await orphans(many('x'), 'hanging');
+  await orphans(many('y'), 'refused');
+  await orphans(many('z'), 'well');
+  const asked = new Map<string, number>();
+  let elapsed = 0;
+  const storage = (): Storage =>
+    removing(
+      async (bucket) => {
+        asked.set(bucket, (asked.get(bucket) ?? 0) + 1);
+        if (bucket === 'refused') throw new DocumentError('credentials_refused', 'AccessDenied');
+        if (bucket === 'well') return;
+        elapsed += LEASE_MS / 4;
+        throw new DOMException('The operation timed out.', 'TimeoutError');
+      },
+      (bucket) => bucket !== 'hanging',
+    );
+  const clock = clockOf(() => elapsed);
+  const { row, slices } = await wholePass(storage, clock);
+  expect(row).toMatchObject({ outcome: 'completed', rows: 120, held: 240 });
+  // asked for a while, by several processes if need be, and then left out
+  expect(slices).toBeGreaterThan(1);
+  expect(Object.fromEntries(asked)).toEqual({ hanging: 10, refused: 120, well: 120 });
+  // what was not asked for comes first the next time
+  expect(
+    await db.query(
+      'select bucket, count(*)::integer as n from agentd.stored_objects where retry_at is null group by 1',
+    ),
+  ).toEqual([{ bucket: 'hanging', n: 110 }]);
+});
+
+test('a pass that can remove nothing fails, and not before it has come to the last object', async () => {
+  await db.query('delete from agentd.stored_objects');
+  await orphans(many('y'), 'refused');
+  let asked = 0;
+  const refusing = (): Storage =>
+    removing(async () => {
+      asked++;
+      throw new DocumentError('credentials_refused', 'AccessDenied');
+    });
+  const { left, row } = await wholePass(
+    refusing,
+    clockOf(() => 0),
+  );
+  expect(left).toMatchObject({ how: 'failed', error: 'credentials_refused: AccessDenied' });
+  expect(row).toMatchObject({ rows: 0, held: 120 });
+  expect(asked).toBe(120);
 });

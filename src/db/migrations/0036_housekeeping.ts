@@ -88,7 +88,7 @@ async function addTables(db: Kysely<unknown>): Promise<void> {
       primary key (bucket, path)
     );
     comment on table agentd.stored_objects is
-      'An object that agentd itself has put into the storage, noted before it was. orphaned_at: since when no row of media_library names it.';
+      'An object that agentd itself has put into the storage, noted before it was, or could not delete with its workspace. orphaned_at: since when no row of media_library names it.';
     comment on column agentd.stored_objects.retry_at is 'It could not be removed: when that is tried again.';
 
     alter table public.task_runs add column stripped_at timestamptz;
@@ -108,6 +108,8 @@ const INDEXES = {
   chat_messages_temporary_idx: `public.chat_messages (created_at) where metadata @> '{"temporary": true}'`,
   agent_messages_temporary_idx: `public.agent_messages (created_at) where metadata @> '{"temporary": true}'`,
   audit_log_at_idx: 'agentd.audit_log (at)',
+  // the folder: of which workspace's or user's files it is
+  stored_objects_folder_idx: `agentd.stored_objects (split_part(path, '/', 1), bucket, path)`,
   // a hash, as an application may write paths that are too long for any other index
   media_library_storage_path_idx: 'public.media_library using hash (storage_path)',
 } as const;

@@ -40,7 +40,12 @@ export const CLOSED_WORKSPACES = `
     create trigger close_workspace before delete on public.workspaces
       for each row execute function agentd.close_workspace();
 
-    -- Applications may choose the ids of their workspaces, but none that is, or was, somebody else's.
+    -- Applications may choose the ids of their workspaces, but none that is, or was, somebody else's. A user's own may be his workspace's:
+    -- applications do that at sign-up, and what lies in the folder of that name is his already. Not where the Vault has secrets of his: they
+    -- would be the workspace's managers' as well.
+    --
+    -- Asked after the insert: before, one that ends in "on conflict (id) do update" would be refused for a workspace that is there, and one
+    -- that waits for somebody's delete would not be told of what that leaves.
     create function agentd.guard_workspace_id() returns trigger
     language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
     begin
@@ -53,7 +58,7 @@ export const CLOSED_WORKSPACES = `
         end if;
         raise exception 'the id of a workspace does not change' using errcode = 'insufficient_privilege';
       end if;
-      if exists (select 1 from auth.users u where u.id = new.id)
+      if (new.id <> new.owner_user_id and exists (select 1 from auth.users u where u.id = new.id))
          or exists (select 1 from agentd.closed_workspaces c where c.workspace_id = new.id)
          or exists (select 1 from agentd.audit_log a where a.workspace_id = new.id and a.action = 'erase')
          or exists (select 1 from agentd.vault_owners o where o.owner_id = new.id) then
@@ -64,11 +69,15 @@ export const CLOSED_WORKSPACES = `
       return new;
     end
     $$;
-    create trigger zz_guard_id before insert or update of id on public.workspaces
+    create trigger zz_guard_id before update of id on public.workspaces
+      for each row execute function agentd.guard_workspace_id();
+    -- before its owner becomes a member
+    create trigger a_guard_id after insert on public.workspaces
       for each row execute function agentd.guard_workspace_id();
 `;
 
 export const DROP_CLOSED_WORKSPACES = `
+    drop trigger a_guard_id on public.workspaces;
     drop trigger zz_guard_id on public.workspaces;
     drop function agentd.guard_workspace_id();
     drop trigger close_workspace on public.workspaces;

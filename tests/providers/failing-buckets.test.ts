@@ -1,6 +1,6 @@
 /** A bucket that does not answer is waited for a few times; objects that fail alone are asked for each. */
 import { expect, test } from 'vitest';
-import { FailingBuckets } from '../../src/commands/failing-buckets.ts';
+import { FailingBuckets } from '../../src/providers/failing-buckets.ts';
 import { openStorage } from '../../src/providers/object-storage.ts';
 import { startS3Server } from '../peers/s3-server.ts';
 
