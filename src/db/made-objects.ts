@@ -502,5 +502,6 @@ export const MADE_OBJECTS = `
 0037_limits_and_periods | function | public | settle_usage(uuid, text, text, bigint) | boolean
 0037_limits_and_periods | index | public | usage_warnings_pkey | usage_warnings
 0037_limits_and_periods | index | public | usage_warnings_once | usage_warnings
+0037_limits_and_periods | index | public | usage_events_conversations_idx | usage_events
 0037_limits_and_periods | table | public | usage_warnings | id uuid, workspace_id uuid, month date, metric text, threshold integer, max_amount bigint, used_amount bigint, created_at timestamp with time zone
 `;

@@ -40,6 +40,11 @@ export function isStatementTimeout(error: unknown): boolean {
   return error instanceof Error && (error as { code?: unknown }).code === '57014';
 }
 
+/** Whether a transaction was ended because it and others waited for each other. */
+export function isDeadlock(error: unknown): boolean {
+  return error instanceof Error && (error as { code?: unknown }).code === '40P01';
+}
+
 /** Whether a statement gave up waiting for a row that another transaction holds. */
 export function isLockTimeout(error: unknown): boolean {
   return error instanceof Error && (error as { code?: unknown }).code === '55P03';

@@ -78,14 +78,35 @@ export async function nextRecut(db: Queryable, without: readonly string[]): Prom
   return row?.id ?? null;
 }
 
-/** Cuts the periods of a workspace whose zone or plan was changed. Throws 55P03 while somebody holds them, or a pass is under way. */
-export async function recutUsage(db: Queryable, workspaceId: string): Promise<void> {
-  await db.query('select agentd.recut_requested_usage($1)', [workspaceId]);
+/** Cuts the periods of a workspace whose zone or plan was changed. False: a pass is under way, of another node. Throws 55P03 while somebody holds them. */
+export async function recutUsage(db: Queryable, workspaceId: string): Promise<boolean> {
+  const [row] = await db.query<{ done: boolean }>('select agentd.recut_requested_usage($1) as done', [
+    workspaceId,
+  ]);
+  return row?.done ?? false;
 }
 
-/** Takes back rows that were counted beside an application's first calls. Returns how many. */
-export async function voidCountedRows(db: Queryable, limit: number): Promise<number> {
-  const [row] = await db.query<{ voided: number }>('select agentd.void_counted_rows($1) as voided', [limit]);
+/** Up to `limit` workspaces after `after`, in the order of their ids, that began to call a short time ago: rows of before may still come. */
+export async function workspacesThatBeganToCall(
+  db: Queryable,
+  after: string | null,
+  limit: number,
+): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    `select c.workspace_id as id from agentd.conversation_calls c
+      where c.since > agentd.now() - interval '2 days' and c.workspace_id > coalesce($1::uuid, '00000000-0000-0000-0000-000000000000')
+      order by 1 limit $2`,
+    [after, limit],
+  );
+  return rows.map((row) => row.id);
+}
+
+/** Takes back rows that were counted beside an application's first calls in a workspace. Returns how many. Throws 55P03 while somebody holds its counter. */
+export async function voidCountedRows(db: Queryable, workspaceId: string, limit: number): Promise<number> {
+  const [row] = await db.query<{ voided: number }>('select agentd.void_counted_rows($1, $2) as voided', [
+    limit,
+    workspaceId,
+  ]);
   return row?.voided ?? 0;
 }
 

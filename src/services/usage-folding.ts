@@ -6,7 +6,7 @@
  */
 import type { Clock } from '../clock.ts';
 import type { Database } from '../db/database.ts';
-import { isLockTimeout, isRefusal, isStatementTimeout } from '../db/retry.ts';
+import { isDeadlock, isLockTimeout, isRefusal, isStatementTimeout } from '../db/retry.ts';
 import { foldUsage, nextRecut, recutUsage, workspacesToFold } from '../db/usage.ts';
 import type { ServiceDeps } from './periodic.ts';
 import { type Pause, Postponed } from './postponed.ts';
@@ -46,7 +46,8 @@ export async function recutAll(deps: Deps, left: Postponed): Promise<void> {
       break;
     }
     try {
-      await recutUsage(db, id);
+      // another node gathers or folds: that says nothing about the workspace
+      if (!(await recutUsage(db, id))) break;
       left.settle(id);
       recut++;
     } catch (error) {
@@ -118,6 +119,5 @@ function leave(
   deps.log.warn({ event, workspace_id: id, err: error, again_ms: ms }, `${text}: again later`);
 }
 
-const isHeld = (error: unknown): boolean =>
-  isLockTimeout(error) || (error as { code?: unknown } | null)?.code === '40P01';
+const isHeld = (error: unknown): boolean => isLockTimeout(error) || isDeadlock(error);
 const isOfOne = (error: unknown): boolean => isHeld(error) || isStatementTimeout(error) || isRefusal(error);

@@ -7,10 +7,11 @@
  */
 import type { Database } from '../db/database.ts';
 import { isLockTimeout, isStatementTimeout } from '../db/retry.ts';
-import { closeUsagePeriods, gatherUsage, voidCountedRows } from '../db/usage.ts';
+import { closeUsagePeriods, gatherUsage, voidCountedRows, workspacesThatBeganToCall } from '../db/usage.ts';
 import { periodic, type Service, type ServiceDeps } from './periodic.ts';
 import { foldAll, leftUsage, recutAll } from './usage-folding.ts';
 import { UsageReconciler } from './usage-reconcile.ts';
+import { type WalkDeps, WorkspaceWalk } from './workspace-walk.ts';
 
 /** Between passes, in milliseconds: while there is usage, and while there is none. */
 const BUSY_MS = 300;
@@ -24,6 +25,8 @@ export const GRACE_HOURS = 72;
 /** After a restore the roll-up stands until somebody rebuilds; so often it looks whether that was done. */
 const STUCK_MS = 60_000;
 const AT_ONCE = 100;
+/** Rows of a workspace that are taken back at once. */
+const ROWS = 10_000;
 
 export type UsageRollupDeps = ServiceDeps & { readonly db: Database };
 
@@ -34,6 +37,7 @@ export function usageRollup(deps: UsageRollupDeps): Service {
   let keptAt = clock.elapsed() - KEEP_MS;
   const reconciler = new UsageReconciler(deps);
   const left = leftUsage(clock);
+  const voiding = rowVoiding(deps);
   let isStuck = false;
 
   return periodic('usage_rollup', deps, async () => {
@@ -43,7 +47,7 @@ export function usageRollup(deps: UsageRollupDeps): Service {
       if (isComplete) most = null;
       if (clock.elapsed() - keptAt >= KEEP_MS) {
         keptAt = clock.elapsed();
-        await keepPeriods(deps);
+        await keepPeriods(deps, voiding);
         await reconciler.begin();
       }
       await reconciler.step();
@@ -98,10 +102,20 @@ export async function rollUp(
   return { events: gathered?.events ?? 0, isComplete: gathered?.isComplete ?? true };
 }
 
+/** Rows that an application's first calls have counted too are taken back. */
+export function rowVoiding(deps: WalkDeps): WorkspaceWalk {
+  return new WorkspaceWalk(deps, {
+    find: workspacesThatBeganToCall,
+    each: (db, id) => voidCountedRows(db, id, ROWS),
+    event: 'usage_rows_not_voided',
+    text: 'conversations of a workspace that calls have counted too could not be taken back',
+  });
+}
+
 /** What is due now and then, each apart from the others. */
-async function keepPeriods(deps: UsageRollupDeps): Promise<void> {
+export async function keepPeriods(deps: WalkDeps, voiding = rowVoiding(deps)): Promise<void> {
   const { db, log } = deps;
-  const voided = await voidCountedRows(db, 10_000);
+  const voided = await voiding.pass();
   if (voided > 0)
     log.info(
       { event: 'usage_rows_voided', conversations: voided },

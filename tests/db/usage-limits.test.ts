@@ -473,6 +473,23 @@ describe('warnings', () => {
     expect([await read(at.viewer), await read((await company(db.pool)).owner)]).toEqual([1, 0]);
   });
 
+  test('come to all in one look, however many of each counter there are', async () => {
+    await now('2026-03-10T00:00:00Z');
+    await plan({ token_limit: 10, message_limit: 10, conversation_limit: 10, is_default: true });
+    await db.query(
+      `with made as (
+         insert into public.workspaces (name, owner_user_id) select 'w' || n, $1 from generate_series(1, 140) n returning id
+       ),
+       opened as (
+         insert into public.workspace_usage (workspace_id, month) select id, '2026-03-01' from made
+       )
+       insert into public.workspace_usage_counters (workspace_id, month, metric, used)
+       select id, '2026-03-01', m, case m when 'tokens' then 8 else 10 end from made, unnest(array['conversations', 'messages', 'tokens']) m`,
+      [at.owner],
+    );
+    expect([(await look()).warnings, (await look()).warnings]).toEqual([140 * 5, 0]);
+  });
+
   test.runIf(onServer)(
     'server-only: many looks at once warn once, wake who listens, and wait for nobody',
     async () => {

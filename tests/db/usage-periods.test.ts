@@ -152,6 +152,36 @@ describe('no two periods of a workspace overlap', () => {
   });
 
   test.runIf(onServer)(
+    'server-only: who names the edges of a period and leaves them as they are does not wait for a rebuild',
+    async () => {
+      await record('message', 3);
+      await pass();
+      const [rebuilder, writer] = [await db.pool.connect(), await db.pool.connect()];
+      try {
+        await rebuilder.query('begin');
+        await rebuilder.query('select agentd.hold_usage_periods($1)', [at.workspace]);
+        await writer.query(`set lock_timeout = '200ms'`);
+        await writer.query(
+          `update public.workspace_usage set workspace_id = workspace_id, month = month, period_start = period_start, period_end = period_end
+            where workspace_id = $1`,
+          [at.workspace],
+        );
+        await expect(
+          writer.query(
+            `update public.workspace_usage set period_end = period_end + interval '1 day' where workspace_id = $1`,
+            [at.workspace],
+          ),
+        ).rejects.toMatchObject({ code: '55P03' });
+      } finally {
+        await writer.query('reset lock_timeout');
+        await rebuilder.query('rollback');
+        rebuilder.release();
+        writer.release();
+      }
+    },
+  );
+
+  test.runIf(onServer)(
     'server-only: a cut waits for who is opening a period, and each event counts once',
     async () => {
       await now('2026-11-25T00:00:00Z');
@@ -341,6 +371,31 @@ describe('one workspace', () => {
     await recutAll(deps(clock), left.recuts);
     expect([await waiting(), left.recuts.all()]).toEqual([[], []]);
   });
+
+  test.runIf(onServer)(
+    'server-only: whose cut finds another pass under way is not left for a pause',
+    async () => {
+      await record('message', 1);
+      await pass();
+      const waiting = () => db.query('select 1 from agentd.usage_recuts');
+      for (const name of ['usage', 'fold']) {
+        await db.query('insert into agentd.usage_recuts (workspace_id) values ($1)', [at.workspace]);
+        const left = leftUsage(systemClock);
+        const other = await db.pool.connect();
+        try {
+          await other.query('begin');
+          await other.query('select 1 from agentd.usage_rollup_state where name = $1 for update', [name]);
+          await recutAll(deps(), left.recuts);
+          expect([left.recuts.all(), await waiting()]).toEqual([[], [{ '?column?': 1 }]]);
+        } finally {
+          await other.query('rollback');
+          other.release();
+        }
+        await recutAll(deps(), left.recuts);
+        expect(await waiting()).toEqual([]);
+      }
+    },
+  );
 
   test.runIf(onServer)(
     'server-only: whose first row somebody inserts is asked again after a pause, not in every pass',

@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
+import { openDatabase, WORKER_LIMITS } from '../../src/db/database.ts';
 import {
   adoptRestoredUsage,
   closeUsagePeriods,
@@ -12,7 +13,7 @@ import {
   voidCountedRows,
 } from '../../src/db/usage.ts';
 import { reconcileWorkspace } from '../../src/services/usage-reconcile.ts';
-import { rollUp } from '../../src/services/usage-rollup.ts';
+import { keepPeriods, rollUp } from '../../src/services/usage-rollup.ts';
 import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { onServer, setDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
@@ -163,7 +164,7 @@ describe('what counts', () => {
     }
     // what was in the counter before the first call has gone from it with that call
     expect(await used('conversations')).toBe(5);
-    expect(await voidCountedRows(db, 100)).toBe(0);
+    expect(await voidCountedRows(db, at.workspaceId, 100)).toBe(0);
     await pass();
     expect(await sums()).toEqual({ conversation: 5 });
     expect(await used('conversations')).toBe(5);
@@ -176,7 +177,7 @@ describe('what counts', () => {
     await record('conversation', null, 1, { key: `conversation:${randomUUID()}` });
     await pass();
     expect(await used('conversations')).toBe(2);
-    expect(await voidCountedRows(db, 100)).toBe(1);
+    expect(await voidCountedRows(db, at.workspaceId, 100)).toBe(1);
     await pass();
     expect(await sums()).toEqual({ conversation: 1 });
     expect(await used('conversations')).toBe(1);
@@ -188,7 +189,7 @@ describe('what counts', () => {
     await insert(db, 'public.chat_sessions', { workspace_id: at.workspaceId, agent_id: at.agentId });
     await now('2026-05-10T09:30:00Z');
     await db.query('select public.increment_conversation_count($1)', [at.workspaceId]);
-    expect(await voidCountedRows(db, 100)).toBe(0);
+    expect(await voidCountedRows(db, at.workspaceId, 100)).toBe(0);
     await pass();
     expect(await sums()).toEqual({ conversation: 2 });
   });
@@ -611,6 +612,53 @@ describe.runIf(onServer)('beside others', () => {
     expect(await sums()).toEqual({ conversation: 1, message: 11 });
     expect([await used('messages'), await used('conversations')]).toEqual([12, 2]);
     await expectTrue();
+  });
+
+  test('rows that calls have replaced wait where somebody holds the counter; others’ are taken back, and periods close', async () => {
+    const second = await makePlatform(db, { shared: true });
+    const [held, free] = [at.workspaceId, second.workspaceId];
+    for (const id of [held, free]) {
+      await db.query('select public.increment_conversation_count($1)', [id]);
+      // of a transaction that had begun before the call
+      await db.query(
+        `select agentd.record_usage($1, 'conversation', 1, 'conversation:' || gen_random_uuid())`,
+        [id],
+      );
+      await db.query(`select agentd.record_usage($1, 'message', 1, gen_random_uuid()::text, 0, $2)`, [
+        id,
+        new Date(Date.now() - 40 * 86_400_000),
+      ]);
+    }
+    await pass();
+    const voids = async () =>
+      (
+        await db.query<{ id: string }>(
+          `select workspace_id as id from public.usage_events where idempotency_key like 'void:%' and workspace_id = any ($1)`,
+          [[held, free]],
+        )
+      ).map((row) => row.id);
+    const worker = openDatabase({ url: db.url, embedded: false, max: 1, limits: WORKER_LIMITS });
+    const holder = await db.pool.connect();
+    try {
+      await holder.query('begin');
+      await holder.query('update public.workspace_usage_counters set used = used where workspace_id = $1', [
+        held,
+      ]);
+      await keepPeriods({ ...deps(), db: worker });
+      expect(await voids()).toEqual([free]);
+      expect(
+        await db.query(
+          'select workspace_id as id from public.workspace_usage where closed_at is not null and workspace_id = any ($1) order by 1',
+          [[held, free]],
+        ),
+      ).toEqual([held, free].sort().map((id) => ({ id })));
+      await holder.query('rollback');
+      await keepPeriods({ ...deps(), db: worker });
+      expect((await voids()).sort()).toEqual([held, free].sort());
+    } finally {
+      holder.release();
+      await worker.close();
+    }
   });
 
   test('a workspace that somebody is deleting waits, and nobody else does', async () => {

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
-import { adoptRestoredUsage, rebuildUsage } from '../../src/db/usage.ts';
+import { adoptRestoredUsage, gatherUsage, rebuildUsage, usageDrift } from '../../src/db/usage.ts';
 import { rollUp } from '../../src/services/usage-rollup.ts';
 import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
@@ -70,6 +70,7 @@ describe('a signed-in user', () => {
       expect(await consume(2, 'mine', 'messages', client)).toBe(true);
     });
     expect([await consume(2, 'import-1'), await consume(1, 'import-1')]).toEqual([false, true]);
+    await expect(consume(1, 'member:mine')).rejects.toMatchObject({ code: '22023' });
     await record('tokens', 5_000, 'llm:run:1:1');
     await record('tokens', 1, 'member:llm:run:1:1');
     await pass();
@@ -172,30 +173,62 @@ describe('what is on its way into a counter', () => {
   );
 });
 
-test('after a restore, what was used while nothing was summed up counts against the limits', async () => {
+describe.runIf(onServer)('server-only: rows that somebody holds', () => {
+  test('keep back the warnings of their own workspace alone', async () => {
+    await plan({ message_limit: 10 });
+    const client = await db.pool.connect();
+    const others: Company[] = [];
+    try {
+      await record('message', 10);
+      for (let n = 0; n < 3; n++) {
+        others.push(await company(db.pool));
+        await record('message', 10, randomUUID(), others[n]?.workspace);
+      }
+      await pass();
+      const first = [at, ...others].map((one) => one.workspace).sort()[0];
+      await client.query('begin');
+      await client.query('select 1 from public.workspace_usage_counters where workspace_id = $1 for update', [
+        first,
+      ]);
+      const warn = () => value<number>(db.pool, 'select agentd.warn_of_usage(1)');
+      // 80 and 100 of each
+      expect([await warn(), await warn(), await warn(), await warn()]).toEqual([2, 2, 2, 0]);
+      await client.query('commit');
+      expect(await warn()).toBe(2);
+    } finally {
+      client.release();
+    }
+  });
+});
+
+test('after a restore, what was used while nothing was summed up counts against the limits, and what was seen before does not again', async () => {
+  await setDatabaseClock(db, new Date(Date.now() - 600_000));
   await plan({ message_limit: 10_000 });
   const other = await company(db.pool);
   await consume(7);
   await consume(20, 'grant');
   await record('message', 400);
   await pass();
+  await record('message', 3);
+  await gatherUsage(db, null);
   expect(await used()).toBe(427);
-  // gathered, and held up on its way into the counter
-  await db.query(
-    `insert into agentd.usage_deltas (workspace_id, at, metric, in_counter, events, quantity, cost_micros) values ($1, agentd.now(), 'message', false, 0, 0, 0)`,
-    [at.workspace],
-  );
+  // as a dump that was restored elsewhere: its transactions are far ahead, and what had been gathered is on its way
   await db.query(
     `update agentd.usage_rollup_state set server_id = 1, snapshot = '900000000:900000000:' where name = 'usage'`,
   );
   await db.query(`update public.usage_events set xid = '899999999'`);
+  await setDatabaseClock(db, null);
   await record('message', 5_000);
   await record('message', 30, 'grant');
   await record('message', 60, randomUUID(), other.workspace);
   await consume(1);
+  await db.query('select public.increment_conversation_count($1)', [at.workspace]);
   expect(await adoptRestoredUsage(db)).toBe(true);
+  expect(await adoptRestoredUsage(db)).toBe(false);
   for (const id of [at.workspace, other.workspace]) await rebuildUsage(db, id);
-  expect(await used()).toBe(7 + 20 + 400 + 5_000 + 1);
+  await pass();
+  expect([await used(), await used('conversations')]).toEqual([7 + 20 + 400 + 3 + 5_000 + 1, 1]);
+  expect(await usageDrift(db, null)).toEqual([]);
   at = other;
   expect(await used()).toBe(60);
   await record('message', 1);

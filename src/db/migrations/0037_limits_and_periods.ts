@@ -6,7 +6,6 @@ import { type Kysely, sql } from 'kysely';
 import { applyAccess } from './access.ts';
 import { COUNTER_PERIODS, DROP_COUNTER_PERIODS } from './counter-periods.ts';
 import { DROP_MEMBER_CALLS, MEMBER_CALLS } from './member-calls.ts';
-import { DROP_RESTORED_USAGE, RESTORED_USAGE } from './restored-usage.ts';
 import { runSql } from './run-sql.ts';
 import { DROP_SUBSCRIPTION_CHANGES, SUBSCRIPTION_CHANGES } from './subscription-changes.ts';
 import { DROP_USAGE_LIMITS, USAGE_LIMITS } from './usage-limits.ts';
@@ -48,9 +47,9 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     );
     create index member_calls_workspace_id_idx on agentd.member_calls (workspace_id);
     create index member_calls_called_at_idx on agentd.member_calls (called_at);
-    create index member_calls_unpaired_idx on agentd.member_calls (looked_at) where row_key is null;
+    create index member_calls_unpaired_idx on agentd.member_calls (workspace_id, looked_at) where row_key is null;
     comment on table agentd.member_calls is
-      'Calls of increment_conversation_count by users; row_key: the event of the row that was taken back for it. Forgotten after two days.';
+      'Calls of increment_conversation_count by users; row_key: the event of the row that was taken back for it. Forgotten after two hours.';
 
     create table agentd.workspace_plans (
       workspace_id uuid        primary key references public.workspaces (id) on delete cascade,
@@ -63,7 +62,6 @@ export async function up(db: Kysely<unknown>): Promise<void> {
   await runSql(db, sql.raw(USAGE_LIMITS));
   await runSql(db, sql.raw(MEMBER_CALLS));
   await runSql(db, sql.raw(COUNTER_PERIODS));
-  await runSql(db, sql.raw(RESTORED_USAGE));
   await runSql(db, sql.raw(SUBSCRIPTION_CHANGES));
   await runSql(
     db,
@@ -81,7 +79,6 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     sql`
     ${sql.raw(DROP_SUBSCRIPTION_CHANGES)}
     drop table public.usage_warnings, agentd.workspace_plans;
-    ${sql.raw(DROP_RESTORED_USAGE)}
     ${sql.raw(DROP_COUNTER_PERIODS)}
     ${sql.raw(DROP_MEMBER_CALLS)}
     ${sql.raw(DROP_USAGE_LIMITS)}

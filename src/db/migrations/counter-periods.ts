@@ -11,7 +11,7 @@ import { incrementConversationCount } from './0020_platforms.ts';
 import { NOTE_MEMBER_CALL } from './member-calls.ts';
 import { changed, functionOf } from './run-sql.ts';
 import { countCalls, EVENT_FUNCTIONS } from './usage-events.ts';
-import { LIVE_BEFORE, LIVE_UNTIL } from './usage-limits.ts';
+import { LIVE_BEFORE, LIVE_UNTIL, MEMBER_KEY } from './usage-limits.ts';
 import { PERIOD_FUNCTIONS } from './usage-periods.ts';
 import { REPAIR_FUNCTIONS, recutUsage } from './usage-repair.ts';
 import { COUNTED_AT, IS_CALL, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
@@ -142,7 +142,8 @@ export const COUNTER_PERIODS = `
          and (pg_visible_in_snapshot(e.xid, (select s.snapshot from agentd.usage_rollup_state s where s.name = 'usage'))
               or ${IS_CALL})
          and not exists (select 1 from agentd.usage_reservations r
-                          where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.metric = ${METRIC('e.metric')})
+                          where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.reservation_key not like '${MEMBER_KEY}%'
+                            and r.metric = ${METRIC('e.metric')})
       union all
       select r.created_at, r.metric, r.quantity from agentd.usage_reservations r
        where r.workspace_id = p_workspace_id and r.created_at >= p_since

@@ -217,7 +217,10 @@ export const USAGE_LIMITS = `
       if length(p_key) > ${LONGEST_KEY} then
         raise exception 'a reservation key has at most ${LONGEST_KEY} characters' using errcode = 'invalid_parameter_value';
       end if;
-      -- A user's keys are his own: under the backend's, or an event's, what is used would be paid with a grant of nothing.
+      -- Users' keys are apart: under the backend's, or an event's, what is used would be paid with a grant of nothing.
+      if agentd.is_service_caller() and starts_with(p_key, '${MEMBER_KEY}') then
+        raise exception 'reservation keys that begin with ${MEMBER_KEY} are those of signed-in users' using errcode = 'invalid_parameter_value';
+      end if;
       return agentd.consume_usage(p_workspace_id, p_metric, p_n,
         case when agentd.is_service_caller() then p_key else '${MEMBER_KEY}' || p_key end);
     end

@@ -142,24 +142,31 @@ export const PERIOD_FUNCTIONS = `
       on conflict (workspace_id) do update set changes = l.changes + 1
     $$;
 
-    -- BEFORE INSERT OR UPDATE of a period's edges, whoever writes them: what belongs to its neighbours already is theirs. An application's row for which
-    -- nothing is left is empty, and is its own.
-    create function agentd.keep_periods_apart() returns trigger
-    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    -- A period with the edges that its neighbours leave it: what belongs to them already is theirs. The caller holds the workspace's periods.
+    create function agentd.free_period(p_period public.workspace_usage) returns public.workspace_usage
+    language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
     declare
       v_edge timestamptz;
     begin
-      perform agentd.hold_usage_periods(new.workspace_id);
       -- of the same month is the row itself, which an upsert is about
       select max(u.period_end) into v_edge from public.workspace_usage u
-       where u.workspace_id = new.workspace_id and u.month <> new.month and u.id <> new.id
-         and u.period_start <= new.period_start and u.period_end > new.period_start;
-      new.period_start := greatest(new.period_start, v_edge);
+       where u.workspace_id = p_period.workspace_id and u.month <> p_period.month and u.id <> p_period.id
+         and u.period_start <= p_period.period_start and u.period_end > p_period.period_start;
+      p_period.period_start := greatest(p_period.period_start, v_edge);
       select min(u.period_start) into v_edge from public.workspace_usage u
-       where u.workspace_id = new.workspace_id and u.month <> new.month and u.id <> new.id
-         and u.period_start >= new.period_start and u.period_end > u.period_start;
-      new.period_end := greatest(new.period_start, least(new.period_end, v_edge));
-      return new;
+       where u.workspace_id = p_period.workspace_id and u.month <> p_period.month and u.id <> p_period.id
+         and u.period_start >= p_period.period_start and u.period_end > u.period_start;
+      p_period.period_end := greatest(p_period.period_start, least(p_period.period_end, v_edge));
+      return p_period;
+    end
+    $$;
+
+    -- BEFORE INSERT OR UPDATE of a period's edges, whoever writes them. An application's row for which nothing is left is empty, and is its own.
+    create function agentd.keep_periods_apart() returns trigger
+    language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+    begin
+      perform agentd.hold_usage_periods(new.workspace_id);
+      return agentd.free_period(new);
     end
     $$;
 
@@ -246,8 +253,13 @@ export const PERIOD_FUNCTIONS = `
 
 export const PERIOD_TRIGGERS = `
     -- after fill_2_period, which gives a month its edges
-    create trigger fill_3_apart before insert or update of workspace_id, month, period_start, period_end on public.workspace_usage
+    create trigger fill_3_apart before insert on public.workspace_usage
       for each row execute function agentd.keep_periods_apart();
+    -- Who names the columns and leaves them as they are has the row by now: he must not ask for what a rebuild takes before it.
+    create trigger fill_3_apart_moved before update of workspace_id, month, period_start, period_end on public.workspace_usage
+      for each row when ((new.workspace_id, new.month, new.period_start, new.period_end)
+                         is distinct from (old.workspace_id, old.month, old.period_start, old.period_end))
+      execute function agentd.keep_periods_apart();
     create trigger request_usage_recut after update of timezone on public.workspaces
       for each row when (new.timezone is distinct from old.timezone) execute function agentd.request_usage_recut();
     create trigger request_usage_recut after update of usage_period on public.pricing_plans
@@ -266,12 +278,14 @@ export const DROP_PERIODS = `
     drop trigger request_usage_recut_insert on public.workspace_subscriptions;
     drop trigger request_usage_recut on public.pricing_plans;
     drop trigger request_usage_recut on public.workspaces;
+    drop trigger fill_3_apart_moved on public.workspace_usage;
     drop trigger fill_3_apart on public.workspace_usage;
     drop function agentd.request_usage_recut();
     drop function agentd.close_usage_periods(interval, integer);
     drop function agentd.usage_booking_time(uuid, timestamptz);
     drop function agentd.open_usage_period(uuid, timestamptz);
     drop function agentd.keep_periods_apart();
+    drop function agentd.free_period(public.workspace_usage);
     drop function agentd.hold_usage_periods(uuid);
     drop function agentd.usage_period(uuid, timestamptz);
     drop function agentd.natural_usage_period(uuid, timestamptz);

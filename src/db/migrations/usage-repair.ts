@@ -206,14 +206,16 @@ export const REPAIR_FUNCTIONS = `
         select s.workspace_id, ${QUARTER('s.at')}, s.metric, sum(s.events), sum(s.quantity), sum(s.cost_micros)
           from unnest(v_sums) s where ${QUARTER('s.at')} >= v_since
          group by 1, 2, 3;
-        -- periods that overlap, however that came: each write of their edges parts them
+        -- periods that overlap, however that came
         for v_id in
           select o.id from public.workspace_usage o
            where o.workspace_id = p_workspace_id and o.closed_at is null
              and exists (select 1 from public.workspace_usage a join public.workspace_usage b on ${OVERLAP} where o.id in (a.id, b.id))
            order by o.period_start, o.id
         loop
-          update public.workspace_usage u set period_end = u.period_end where u.id = v_id;
+          update public.workspace_usage u
+             set (period_start, period_end) = (select f.period_start, f.period_end from agentd.free_period(u) f)
+           where u.id = v_id;
         end loop;
       end if;
 
@@ -255,23 +257,36 @@ export const REPAIR_FUNCTIONS = `
 
     ${recutUsage({ ended: 's.end_date' })}
 
-    -- Answers what was asked for a workspace. Raises lock_not_available where somebody holds what is to be cut, or a pass is under way: again later.
-    create function agentd.recut_requested_usage(p_workspace_id uuid) returns void
+    -- Answers what was asked for a workspace. False: a pass of the roll-up is under way, and nothing was done. Raises lock_not_available where somebody holds
+    -- what is to be cut: again later.
+    create function agentd.recut_requested_usage(p_workspace_id uuid) returns boolean
     language plpgsql volatile set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
     declare
-      v_ids bigint[] := array(select r.id from agentd.usage_recuts r where r.workspace_id = p_workspace_id);
+      v_ids  bigint[] := array(select r.id from agentd.usage_recuts r where r.workspace_id = p_workspace_id);
+      v_free integer;
     begin
+      perform 1 from agentd.usage_rollup_state s where s.name in ('usage', 'fold') order by s.name for update skip locked;
+      get diagnostics v_free = row_count;
+      if v_free < 2 then
+        return false;
+      end if;
       perform agentd.recut_usage(p_workspace_id);
       delete from agentd.usage_recuts r where r.id = any (v_ids);
+      return true;
     end
     $$;
 
-    -- After a restore: the transactions of the events are those of another server, so all that are there count as seen, and the sums
-    -- are to be rebuilt. False: this is the server that they were summed up on, and nothing was done.
+    -- After a restore: the transactions of the events are those of another server. What its last pass had seen counts as seen. What came since, while
+    -- nothing was summed up, is new: it gets this transaction, which no pass has seen, and the next pass adds it to sums and counters. False: this is the
+    -- server that they were summed up on, and nothing was done. It wants a transaction of its own.
     create function agentd.adopt_restored_usage() returns boolean
     language plpgsql volatile set search_path = pg_catalog, pg_temp as $$
     declare
-      v_state agentd.usage_rollup_state;
+      v_is_own   constant boolean := pg_current_xact_id_if_assigned() is null;
+      -- before this transaction has an id: what commits from now on is new to the next pass
+      v_snapshot constant pg_snapshot := pg_current_snapshot();
+      v_state    agentd.usage_rollup_state;
+      v_seen     timestamptz;
     begin
       select s.* into v_state from agentd.usage_rollup_state s where s.name = 'usage' for update;
       perform 1 from agentd.usage_rollup_state s where s.name = 'fold' for update;
@@ -279,11 +294,17 @@ export const REPAIR_FUNCTIONS = `
          and v_state.server_id is not distinct from coalesce(agentd.server_identity(), v_state.server_id) then
         return false;
       end if;
-      -- 3 is the first transaction of every server. Who writes meanwhile is seen by his own.
-      update public.usage_events e set xid = '3' where e.xid >= pg_snapshot_xmin(pg_current_snapshot());
-      delete from agentd.usage_deltas;
+      if not v_is_own then
+        raise exception 'adopt_restored_usage needs a transaction of its own' using errcode = 'invalid_transaction_state';
+      end if;
+      -- An event may have begun in the moment of the pass that saw it; a restore takes longer than that.
+      v_seen := coalesce(v_state.last_run_at, '-infinity') + interval '1 second';
+      -- 3 is the first transaction of every server.
+      update public.usage_events e
+         set xid = case when e.recorded_at > v_seen or not pg_visible_in_snapshot(e.xid, v_state.snapshot) then pg_current_xact_id() else '3' end
+       where e.xid <> '3' and (e.xid >= pg_snapshot_xmin(v_snapshot) or e.recorded_at > v_seen or not pg_visible_in_snapshot(e.xid, v_state.snapshot));
       update agentd.usage_rollup_state s
-         set snapshot = pg_current_snapshot(), server_id = agentd.server_identity(), rebuilds = s.rebuilds + 1
+         set snapshot = v_snapshot, server_id = agentd.server_identity(), rebuilds = s.rebuilds + 1
        where s.name = 'usage';
       return true;
     end
