@@ -30,6 +30,7 @@ const names = [
   'retention',
   'mcp-refresh',
   'usage',
+  'usage-open',
   'limits',
   'oauth',
   'soak',

@@ -24,13 +24,11 @@ const WORKSPACES = 1_000;
 const RATE = 10_000;
 const WRITERS = 8;
 const BATCH = 50;
-const OPEN_MINUTES = Number(process.env.BENCH_OPEN_MINUTES ?? 10);
-const OPEN_RATE = 2_000;
 
 export async function bench(): Promise<Result> {
   return {
     bench: 'usage',
-    lines: [...(await backlog(200)), ...(await backlog(WORKSPACES)), await stream(), await behind()],
+    lines: [...(await backlog(200)), ...(await backlog(WORKSPACES)), await stream()],
   };
 }
 
@@ -194,65 +192,19 @@ async function stream(): Promise<Line> {
   });
 }
 
-/** Passes of a second's events each: while a transaction is open that has written an event, and after its end. */
-async function behind(): Promise<Line> {
-  return withDatabase('usage_open', { migrated: true }, async ({ url, pool }) => {
-    const db = openDatabase({ url, embedded: false, max: 4 });
-    const open = await pool.connect();
-    try {
-      const ids = await makeWorkspaces(pool, WORKSPACES);
-      const event = `insert into public.usage_events (workspace_id, metric, quantity) select i, 'tokens', 10 from unnest($1::uuid[]) i`;
-      const seconds = async (count: number): Promise<number[]> => {
-        const took: number[] = [];
-        const from = performance.now();
-        for (let second = 0; second < count; second++) {
-          await Promise.all(
-            Array.from({ length: 4 }, async () => {
-              for (let n = 0; n < OPEN_RATE / BATCH / 4; n++)
-                await pool.query(event, [
-                  Array.from({ length: BATCH }, () => ids[Math.floor(Math.random() * ids.length)]),
-                ]);
-            }),
-          );
-          took.push(await timed(() => pass(db)));
-          await wait(Math.max(0, from + (second + 1) * 1000 - performance.now()));
-        }
-        return took;
-      };
-      const compared = Math.min(60, OPEN_MINUTES * 30);
-      await open.query('begin');
-      await open.query(event, [[ids[0]]]);
-      const during = (await seconds(OPEN_MINUTES * 60)).slice(-compared);
-      await open.query('commit');
-      const after = (await seconds(compared + 10)).slice(-compared);
-      const drift = await usageDrift(db, null);
-      if (drift.length > 0) throw new Error(`${drift.length} sums differ from the events.`);
-      const ratio = median(during) / median(after);
-      return {
-        measured: `a pass over ${OPEN_RATE.toLocaleString('en-US')} events while another transaction is open for ${OPEN_MINUTES} minutes`,
-        agentd: ms(median(during)),
-        beside: `after its end: ${ms(median(after))}`,
-        goal: '≤ 1.5 ×',
-        met: ratio <= 1.5,
-        note: `${ratio.toFixed(2)} ×; it has written an event; medians of its last ${compared} seconds and of as many after it; ${(OPEN_RATE * OPEN_MINUTES * 60).toLocaleString('en-US')} events since it began`,
-      };
-    } finally {
-      open.release();
-      await db.close();
-    }
-  });
-}
-
-const pass = (db: Database) =>
+/** One pass, as a daemon's service makes it. */
+export const pass = (db: Database) =>
   rollUp({ db, clock: systemClock, log: silentLogger(), metrics: createMetrics() });
 
-async function timed(work: () => Promise<unknown>): Promise<number> {
+/** Milliseconds that it took. */
+export async function timed(work: () => Promise<unknown>): Promise<number> {
   const from = performance.now();
   await work();
   return performance.now() - from;
 }
 
-async function makeWorkspaces(pool: pg.Pool, count: number): Promise<string[]> {
+/** Workspaces of one user. Returns their ids. */
+export async function makeWorkspaces(pool: pg.Pool, count: number): Promise<string[]> {
   const { rows: users } = await pool.query<{ id: string }>(
     `insert into auth.users (email) values ('bench@example.test') returning id`,
   );
