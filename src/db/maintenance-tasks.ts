@@ -52,6 +52,10 @@ export type MaintenanceTask = {
 const HOUR_MS = 3_600_000;
 /** So long one batch of rows should take, in milliseconds: its size follows. Whoever writes meanwhile waits for the disk behind it. */
 const BATCH_MS = 8;
+/** Fewer rows than these are not taken to save time: on a slow machine the rest of a batch takes longer than they do. */
+const LEAST_ROWS = 50;
+/** But where so few take longer than this, a lot hangs on each. */
+const LONGEST_MS = 150;
 const FIRST_ROWS = 100;
 /** How often a pass tries to drop a month of a table that is busy; an hour later it tries again. */
 const TRIES = 20;
@@ -137,7 +141,9 @@ export function rowTask(rule: RowRule, keepDays: number | null): MaintenanceTask
             { rows: batch.changed, held: batch.held, busyMs },
             { place: batch.place, leaseMs },
           );
-          if (busyMs > BATCH_MS) rows = Math.max(1, Math.floor((rows * BATCH_MS) / busyMs));
+          if (busyMs > LONGEST_MS) rows = Math.max(1, Math.floor((rows * LONGEST_MS) / busyMs));
+          else if (busyMs > BATCH_MS)
+            rows = Math.max(Math.min(rows, LEAST_ROWS), Math.floor((rows * BATCH_MS) / busyMs));
           else if (batch.seen === rows) rows = Math.min(rule.most, rows * 2);
           return { place: batch.place, rows: batch.changed };
         });

@@ -10,6 +10,7 @@ import { isDeadlock, isLockTimeout, isRefusal, isStatementTimeout } from '../db/
 import { foldUsage, nextRecut, recutUsage, workspacesToFold } from '../db/usage.ts';
 import type { ServiceDeps } from './periodic.ts';
 import { type Pause, Postponed } from './postponed.ts';
+import type { SlowWorkspace } from './workspace-walk.ts';
 
 /** Workspaces that one statement folds. */
 const WORKSPACES = 500;
@@ -51,7 +52,12 @@ export async function recutAll(deps: Deps, left: Postponed): Promise<void> {
       left.settle(id);
       recut++;
     } catch (error) {
-      leave(deps, left, id, error, 'usage_not_recut', 'the periods of a workspace could not be cut anew');
+      const failed = leave(left, id, error);
+      if (failed)
+        log.warn(
+          { event: 'usage_not_recut', ...failed },
+          'the periods of a workspace could not be cut anew: again later',
+        );
     }
   }
   if (recut > 0)
@@ -87,7 +93,12 @@ async function foldSome(deps: Deps, left: Postponed, ids: readonly string[]): Pr
     return folded?.deltas ?? null;
   } catch (error) {
     if (ids.length === 1 && only) {
-      leave(deps, left, only, error, 'usage_not_folded', 'the usage of a workspace could not be summed up');
+      const failed = leave(left, only, error);
+      if (failed)
+        deps.log.warn(
+          { event: 'usage_not_folded', ...failed },
+          'the usage of a workspace could not be summed up: again later',
+        );
       return 0;
     }
     if (!isOfOne(error)) throw error;
@@ -101,22 +112,14 @@ async function foldSome(deps: Deps, left: Postponed, ids: readonly string[]): Pr
   return deltas;
 }
 
-/** Leaves a workspace for later; who holds a row is nothing to speak of. Throws what is not about it alone. */
-function leave(
-  deps: Deps,
-  left: Postponed,
-  id: string,
-  error: unknown,
-  event: 'usage_not_recut' | 'usage_not_folded',
-  text: string,
-): void {
+/** Leaves a workspace for later. What the log says; null: somebody holds a row, which is nothing to speak of. Throws what is not about it alone. */
+function leave(left: Postponed, id: string, error: unknown): SlowWorkspace | null {
   if (!isOfOne(error)) throw error;
   if (isHeld(error)) {
     left.postpone(id, HELD);
-    return;
+    return null;
   }
-  const ms = left.postpone(id, FAILED);
-  deps.log.warn({ event, workspace_id: id, err: error, again_ms: ms }, `${text}: again later`);
+  return { workspace_id: id, err: error, again_ms: left.postpone(id, FAILED) };
 }
 
 const isHeld = (error: unknown): boolean => isLockTimeout(error) || isDeadlock(error);

@@ -39,8 +39,11 @@ export function callPairing(deps: WalkDeps): WorkspaceWalk {
   return new WorkspaceWalk(deps, {
     find: workspacesWithCalls,
     each: (db, id) => pairMemberCalls(db, id, CALLS),
-    event: 'usage_not_paired',
-    text: 'the calls of members of a workspace could not be paired with its rows',
+    onSlow: (slow) =>
+      deps.log.warn(
+        { event: 'usage_not_paired', ...slow },
+        'the calls of members of a workspace could not be paired with its rows: again later',
+      ),
   });
 }
 

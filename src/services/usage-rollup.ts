@@ -107,8 +107,11 @@ export function rowVoiding(deps: WalkDeps): WorkspaceWalk {
   return new WorkspaceWalk(deps, {
     find: workspacesThatBeganToCall,
     each: (db, id) => voidCountedRows(db, id, ROWS),
-    event: 'usage_rows_not_voided',
-    text: 'conversations of a workspace that calls have counted too could not be taken back',
+    onSlow: (slow) =>
+      deps.log.warn(
+        { event: 'usage_rows_not_voided', ...slow },
+        'conversations of a workspace that calls have counted too could not be taken back: again later',
+      ),
   });
 }
 

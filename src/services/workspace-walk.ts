@@ -20,14 +20,21 @@ const SLOW: Pause = { firstMs: 60_000, longestMs: 3_600_000 };
 
 export type WalkDeps = Pick<ServiceDeps, 'clock' | 'log'> & { readonly db: Database };
 
-/** What is done, for which workspaces, and what the log says where it took too long. */
+/** What the log says of a workspace for which something took too long. */
+export type SlowWorkspace = {
+  readonly workspace_id: string;
+  readonly err: unknown;
+  readonly again_ms: number;
+};
+
+/** What is done, and for which workspaces. */
 export type Walk = {
   /** Up to `limit` workspaces after `after`, in the order of their ids. */
   readonly find: (db: Database, after: string | null, limit: number) => Promise<string[]>;
   /** Does it for one; how much there was to do. */
   readonly each: (db: Database, workspaceId: string) => Promise<number>;
-  readonly event: 'usage_not_paired' | 'usage_rows_not_voided';
-  readonly text: string;
+  /** Told where it took too long. */
+  readonly onSlow: (slow: SlowWorkspace) => void;
 };
 
 /** A walk, and where it has come to. */
@@ -74,9 +81,8 @@ export class WorkspaceWalk {
     } catch (error) {
       if (isLockTimeout(error) || isDeadlock(error)) this.#left.postpone(id, HELD);
       else if (isStatementTimeout(error)) {
-        const ms = this.#left.postpone(id, SLOW);
-        const { event, text } = this.#walk;
-        this.#deps.log.warn({ event, workspace_id: id, err: error, again_ms: ms }, `${text}: again later`);
+        const again = this.#left.postpone(id, SLOW);
+        this.#walk.onSlow({ workspace_id: id, err: error, again_ms: again });
       } else throw error;
       return 0;
     }

@@ -140,8 +140,7 @@ test('a look that has taken its time goes on with the next workspace another tim
         elapsed += 3_000;
         return pairMemberCalls(on, id, 10);
       },
-      event: 'usage_not_paired',
-      text: '',
+      onSlow: () => {},
     },
   );
   expect([await walk.pass(), await taken(workspaces[1]), await taken(workspaces[2])]).toEqual([

@@ -313,7 +313,7 @@ test.runIf(onServer)(
       await tx.query('set local session_replication_role = replica');
       await tx.query(
         `insert into public.task_runs (workspace_id, agent_id, steps, settings, status, finished_at)
-         select $1, $2, '[]', '{}', 'completed', now() - interval '400 days' from generate_series(1, 3000)`,
+         select $1, $2, '[]', '{}', 'completed', now() - interval '400 days' from generate_series(1, 1000)`,
         [at.workspaceId, at.agentId],
       );
     });
