@@ -353,7 +353,7 @@ test.runIf(onServer)(
     isOver = true;
     await all;
     expect(error).toBeNull();
-    expect(row?.rows).toBe(3000);
+    expect(row?.rows).toBe(1000);
     expect(written).toBeGreaterThan(10);
     const [left] = await db.query<{ n: number }>('select count(*) as n from public.task_runs');
     expect(left?.n).toBe(written);
