@@ -109,9 +109,8 @@ export async function takeMessages(
   readonly held: number;
 }> {
   const [row] = await db.query<{ messages: QueuedMessage[]; looked_at: number; held: number }>(
-    {
-      name: 'take_messages',
-      text: `
+    // without a name, so that it is planned for the tables as they are: a plan of when they were empty takes seconds
+    `
 with own as (
   select w.id from agentd.message_workspaces w where w.id = $1 and w.lease_epoch = $2 and w.is_wanted
 ),
@@ -158,7 +157,6 @@ select (select count(*) from read) as looked_at,
        coalesce((select jsonb_agg(jsonb_build_object('kind', r.kind, 'id', r.message_id, 'version', r.version, 'content', r.content)
                                   order by r.attempts, r.seq)
                    from read r where r.is_open and r.content ~ '[^[:space:]]'), '[]') as messages`,
-    },
     [claim.id, claim.lease_epoch, limit],
   );
   return row ?? { messages: [], looked_at: 0, held: 0 };
@@ -204,9 +202,7 @@ export async function storeMessageEmbeddings(
   },
 ): Promise<{ readonly embedded: number; readonly settled: number } | null> {
   const [row] = await db.query<{ is_own: boolean; embedded: number; settled: number }>(
-    {
-      name: 'store_message_embeddings',
-      text: `
+    `
 with own as (
   select w.id from agentd.message_workspaces w
    where w.id = $1 and w.lease_epoch = $2 and w.is_wanted for no key update
@@ -288,7 +284,6 @@ counted as (
 )
 select exists (select 1 from own) as is_own, (select count(*) from done) as embedded,
        (select count(*) from done) + (select count(*) from queued q where q.code is not null) as settled`,
-    },
     [
       claim.id,
       claim.lease_epoch,
@@ -348,9 +343,7 @@ export async function failMessageBatch(
   failure: BatchFailure,
 ): Promise<number> {
   const [row] = await db.query<{ failed: number }>(
-    {
-      name: 'fail_message_batch',
-      text: `
+    `
 with own as (
   update agentd.message_workspaces w
      set lease_expires_at = null, worker_id = null, failures = w.failures + case when $4 = 'rate_limited' then 0 else 1 end, reason_code = $4, reason = $5,
@@ -377,7 +370,6 @@ tried as (
   returning q.failed_at
 )
 select count(*) as failed from tried where failed_at is not null`,
-    },
     [
       claim.id,
       claim.lease_epoch,
