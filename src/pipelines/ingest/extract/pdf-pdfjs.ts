@@ -3,11 +3,6 @@ import { PDFParse } from 'pdf-parse';
 import { corrupt, password } from './failures.ts';
 import type { PdfEngine, PdfFile } from './pdf-engine.ts';
 
-/** What pdf-parse does first for everything. Its getInfo reads bookmarks and page labels as well, which takes as long as fifty pages. */
-type Loading = {
-  load(): Promise<{ readonly numPages: number; getMetadata(): Promise<{ readonly info: unknown }> }>;
-};
-
 export const pdfJs: PdfEngine = {
   async open(bytes, maxCharacters) {
     // a copy: pdf.js may detach what it is given
@@ -20,9 +15,8 @@ export const pdfJs: PdfEngine = {
       stopAtErrors: false,
     });
     try {
-      const file = await (parser as unknown as Loading).load();
-      const { info } = await file.getMetadata();
-      return new PdfJsFile(parser, file.numPages, titleOf(info), bytes.byteLength, maxCharacters);
+      const info = await parser.getInfo();
+      return new PdfJsFile(parser, info.total, titleOf(info.info), bytes.byteLength, maxCharacters);
     } catch (error) {
       await parser.destroy().catch(() => {});
       throw (error as Error | null)?.name === 'PasswordException'
