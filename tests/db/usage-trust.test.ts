@@ -1,6 +1,5 @@
 /** Limits against those who would rather not be counted: keys, ids and clocks of members, held rows, and a restored server. */
 import { randomUUID } from 'node:crypto';
-import type pg from 'pg';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/clock.ts';
 import { adoptRestoredUsage, gatherUsage, rebuildUsage, usageDrift } from '../../src/db/usage.ts';
@@ -9,6 +8,7 @@ import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { onServer, setDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
 import { insert } from '../support/platform.ts';
+import { asUser } from '../support/sessions.ts';
 import { type Company, company, type Runner, value } from './schema-support.ts';
 
 let db: TestDatabase;
@@ -41,28 +41,10 @@ const used = (metric = 'messages') =>
     [at.workspace, metric],
   );
 
-/** A transaction of a signed-in user that is committed, or left open for the caller to end. */
-async function signedIn<T>(user: string, act: (client: pg.PoolClient) => Promise<T>): Promise<T> {
-  const client = await db.pool.connect();
-  try {
-    await client.query('begin');
-    await client.query(`select set_config('app.current_user_id', $1, true)`, [user]);
-    await client.query('set local role authenticated');
-    const result = await act(client);
-    await client.query('commit');
-    return result;
-  } catch (error) {
-    await client.query('rollback');
-    throw error;
-  } finally {
-    client.release();
-  }
-}
-
 describe('a signed-in user', () => {
   test('has reservation keys of his own: they pay for nothing of the application, and for no event', async () => {
     await plan({ message_limit: 3, token_limit: 100 });
-    await signedIn(at.manager, async (client) => {
+    await asUser(db, at.manager, async (client) => {
       expect(await consume(0, 'import-1', 'messages', client)).toBe(true);
       expect(await consume(0, 'llm:run:1:1', 'tokens', client)).toBe(true);
       expect(await consume(2, 'mine', 'messages', client)).toBe(true);
@@ -88,7 +70,7 @@ describe('a signed-in user', () => {
       );
     const message = randomUUID();
     for (let round = 0; round < 3; round++)
-      await signedIn(at.manager, async (client) => {
+      await asUser(db, at.manager, async (client) => {
         await open(client, 'conversations', conversation);
         await client.query(
           `insert into public.agent_messages (id, workspace_id, conversation_id, agent_id, role, content) values ($1, $2, $3, $4, 'user', 'Hello')`,
@@ -101,7 +83,7 @@ describe('a signed-in user', () => {
     expect([await used('conversations'), await used('messages')]).toEqual([3, 3]);
     // a session and a conversation of one id are one, for him too
     const both = randomUUID();
-    await signedIn(at.manager, async (client) => {
+    await asUser(db, at.manager, async (client) => {
       await open(client, 'conversations', both);
       await open(client, 'chat_sessions', both);
     });
@@ -118,7 +100,7 @@ describe('a signed-in user', () => {
       status: 'past_due',
       past_due_since: '2026-11-13T00:00:00Z',
     });
-    await signedIn(at.manager, async (client) => {
+    await asUser(db, at.manager, async (client) => {
       for (const zone of ['UTC', 'A-160B160,J325/16,J365/0', 'Asia/Kolkata']) {
         await client.query(`select set_config('timezone', $1, true)`, [zone]);
         expect(await consume(1, null, 'messages', client)).toBe(false);
@@ -143,7 +125,7 @@ describe('what is on its way into a counter', () => {
     expect(await consume(1, null, 'conversations')).toBe(false);
     const look = (runner: Runner) => value(runner, 'select public.check_usage_limit($1)', [at.workspace]);
     expect(await look(db.pool)).toBe(false);
-    expect(await signedIn(at.viewer, look)).toBe(false);
+    expect(await asUser(db, at.viewer, look)).toBe(false);
     await pass();
     expect([await used(), await used('conversations')]).toEqual([10, 5]);
   });

@@ -10,6 +10,7 @@
  *
  * So at every moment: what the sums say, and the deltas, are together the events that the snapshot sees.
  */
+import { MEMBER_KEY } from './usage-limits.ts';
 
 /** When an event counts. One that was dated more than 400 days back or a day ahead counts when it was recorded. */
 export const COUNTED_AT = `case when e.occurred_at > e.recorded_at + interval '24 hours' or e.occurred_at < e.recorded_at - interval '9600 hours'
@@ -290,7 +291,7 @@ function inCounter(): string {
   return `case when ${IS_CALL} then true
                  when v_granted and e.metric in ('conversation', 'message', 'tokens') then exists (
                    select 1 from agentd.usage_reservations r
-                    where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.reservation_key not like 'member:%'
+                    where r.workspace_id = e.workspace_id and r.reservation_key = e.idempotency_key and r.reservation_key not like '${MEMBER_KEY}%'
                       and r.metric = case e.metric when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end)
                  else false end`;
 }
