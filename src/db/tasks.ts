@@ -103,7 +103,10 @@ export type TaskAdvance = {
   readonly reason: string | null;
 };
 
-/** Inserts occurrences and advances their tasks. An occurrence that exists already is not inserted again. */
+/**
+ * Inserts occurrences and advances their tasks. An occurrence that exists already is not inserted again. A run is
+ * created at the time of this statement, never before it was due: the transaction may have begun before that.
+ */
 export async function advanceTasks(
   tx: Queryable,
   occurrences: readonly OccurrenceRow[],
@@ -114,8 +117,8 @@ export async function advanceTasks(
       {
         name: 'insert_occurrences',
         text: `
-insert into public.task_runs (task_id, trigger, scheduled_for, status, is_serial, reason_code, reason, finished_at)
-select x.task_id, x.trigger, x.scheduled_for, x.status, x.is_serial, x.reason_code, x.reason,
+insert into public.task_runs (task_id, trigger, scheduled_for, status, is_serial, reason_code, reason, created_at, finished_at)
+select x.task_id, x.trigger, x.scheduled_for, x.status, x.is_serial, x.reason_code, x.reason, agentd.now(),
        case when x.status = 'skipped' then agentd.now() end
   from jsonb_to_recordset($1::jsonb) as x (
     task_id uuid, trigger public.run_trigger, scheduled_for timestamptz, status public.run_status, is_serial boolean,

@@ -119,10 +119,14 @@ describe('a daemon', () => {
       limit: 3,
     });
     expect(found[0]?.content).toContain('five working days');
-    const stages = await db.query<{ processing_step: string; status: string }>(
-      'select processing_step, status from public.media_processing_logs where source_id = $1 order by created_at, processing_step',
-      [id],
-    );
+    // the stages are written down once the document is searchable
+    const stages = await until('the stages are logged', async () => {
+      const logged = await db.query<{ processing_step: string; status: string }>(
+        'select processing_step, status from public.media_processing_logs where source_id = $1',
+        [id],
+      );
+      return logged.length > 0 && logged;
+    });
     expect(stages.map((s) => `${s.processing_step} ${s.status}`).sort()).toEqual([
       'chunking completed',
       'embedding completed',
