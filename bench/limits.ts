@@ -53,6 +53,8 @@ export async function bench(): Promise<Result> {
         insert into public.workspace_subscriptions (workspace_id, plan_id, status)
         select w.id, p.id, 'active' from bench_workspace w, public.pricing_plans p;
         select agentd.consume_usage(id, 'messages', 1, null) from bench_workspace;
+        -- as a worker would have by now: counters keep their limits
+        select agentd.fold_usage(array(select id from bench_workspace));
         create table bench_counter (like public.workspace_usage_counters including all) with (fillfactor = 50);
         alter table bench_counter add foreign key (workspace_id) references public.workspaces (id);
         insert into bench_counter select id, '2026-01-01', 'messages', 1 from bench_workspace;
@@ -94,32 +96,42 @@ export async function bench(): Promise<Result> {
         };
       };
       const key = 'gen_random_uuid()::text';
-      return {
-        bench: 'limits',
-        lines: [
-          await pair('consume_usage, one hot workspace', consume(1, 'null'), upsert(1), 0.8),
-          await pair(
-            `consume_usage over ${WORKSPACES} workspaces`,
-            consume(WORKSPACES, 'null'),
-            upsert(WORKSPACES),
-            0.8,
-          ),
-          await pair(
-            'the same, each under a key of its own',
-            consume(WORKSPACES, key),
-            upsert(WORKSPACES),
-            null,
-          ),
-          await pair('an event of usage', event('public.usage_events', 1), event('bench_event', 1), 0.6),
-          await pair(
-            'a hundred events in a statement',
-            event('public.usage_events', 100),
-            event('bench_event', 100),
-            0.6,
-          ),
-          await pair('record_usage, an event under a key', RECORD, event('bench_event', 1), null),
-        ],
-      };
+      const lines = [
+        await pair('consume_usage, one hot workspace', consume(1, 'null'), upsert(1), 0.8),
+        await pair(
+          `consume_usage over ${WORKSPACES} workspaces`,
+          consume(WORKSPACES, 'null'),
+          upsert(WORKSPACES),
+          0.8,
+        ),
+        await pair(
+          'the same, each under a key of its own',
+          consume(WORKSPACES, key),
+          upsert(WORKSPACES),
+          null,
+        ),
+        await pair('an event of usage', event('public.usage_events', 1), event('bench_event', 1), 0.6),
+        await pair(
+          'a hundred events in a statement',
+          event('public.usage_events', 100),
+          event('bench_event', 100),
+          0.6,
+        ),
+        await pair('record_usage, an event under a key', RECORD, event('bench_event', 1), null),
+      ];
+      // until the worker has folded what is on its way
+      await pool.query('select agentd.renew_limits(id) from bench_workspace');
+      lines.splice(
+        2,
+        0,
+        await pair(
+          'the same while something of each is on its way',
+          consume(WORKSPACES, 'null'),
+          upsert(WORKSPACES),
+          null,
+        ),
+      );
+      return { bench: 'limits', lines };
     });
   } finally {
     await rm(folder, { recursive: true });

@@ -364,7 +364,7 @@ export const MADE_OBJECTS = `
 0009_billing | table | public | usage_event_keys | workspace_id uuid, idempotency_key text, recorded_at timestamp with time zone
 0009_billing | table | public | usage_quarter_hours | workspace_id uuid, bucket timestamp with time zone, metric text, events bigint, quantity bigint, cost_micros bigint, updated_at timestamp with time zone
 0009_billing | table | public | workspace_usage | id uuid, workspace_id uuid, month date, conversations integer, messages integer, tokens_used bigint, task_runs integer, tool_calls integer, cost_micros bigint, period_start timestamp with time zone, period_end timestamp with time zone, closed_at timestamp with time zone, rolled_up_at timestamp with time zone, created_at timestamp with time zone, updated_at timestamp with time zone, period_kind text
-0009_billing | table | public | workspace_usage_counters | workspace_id uuid, month date, metric text, used bigint, ends_at timestamp with time zone
+0009_billing | table | public | workspace_usage_counters | workspace_id uuid, month date, metric text, used bigint, ends_at timestamp with time zone, limit_plan_id uuid, limit_plan_xmin xid, limit_below bigint, limit_from timestamp with time zone, limit_until timestamp with time zone
 0010_engine | index | public | task_runs_finished_idx | task_runs
 0012_waiting_room | index | public | task_runs_serial_room_idx | task_runs
 0013_run_control | function | public | retry_run(uuid) | uuid

@@ -2070,6 +2070,20 @@ export interface WorkspaceUsageCounters {
    * Where the period was cut: what is used from then on is not added to this counter, also by who knew the period as it was.
    */
   ends_at: Timestamp | null;
+  /**
+   * A grant with which used stays below this needs to know no more: 80 of a hundred of the limit, or any number where there is none.
+   */
+  limit_below: number | null;
+  limit_from: Timestamp | null;
+  /**
+   * The plan that limits this counter between limit_from and limit_until; null: a grant finds it out. Written by the worker.
+   */
+  limit_plan_id: string | null;
+  /**
+   * The version of that plan's row that limit_below is of.
+   */
+  limit_plan_xmin: string | null;
+  limit_until: Timestamp | null;
   metric: string;
   month: Timestamp;
   used: Generated<number>;

@@ -5,6 +5,7 @@
 import { type Kysely, sql } from 'kysely';
 import { applyAccess } from './access.ts';
 import { COUNTER_PERIODS, DROP_COUNTER_PERIODS } from './counter-periods.ts';
+import { DROP_KEPT_LIMIT_COLUMNS, DROP_KEPT_LIMITS, KEPT_LIMIT_COLUMNS, KEPT_LIMITS } from './kept-limits.ts';
 import { DROP_MEMBER_CALLS, MEMBER_CALLS } from './member-calls.ts';
 import { runSql } from './run-sql.ts';
 import { DROP_SUBSCRIPTION_CHANGES, SUBSCRIPTION_CHANGES } from './subscription-changes.ts';
@@ -59,9 +60,11 @@ export async function up(db: Kysely<unknown>): Promise<void> {
     comment on table agentd.workspace_plans is 'When time alone ends a subscription of a workspace; null: only a change of its row does.';
     `,
   );
+  await runSql(db, sql.raw(KEPT_LIMIT_COLUMNS));
   await runSql(db, sql.raw(USAGE_LIMITS));
   await runSql(db, sql.raw(MEMBER_CALLS));
   await runSql(db, sql.raw(COUNTER_PERIODS));
+  await runSql(db, sql.raw(KEPT_LIMITS));
   await runSql(db, sql.raw(SUBSCRIPTION_CHANGES));
   await runSql(
     db,
@@ -78,10 +81,13 @@ export async function down(db: Kysely<unknown>): Promise<void> {
     db,
     sql`
     ${sql.raw(DROP_SUBSCRIPTION_CHANGES)}
+    ${sql.raw(DROP_KEPT_LIMITS)}
     drop table public.usage_warnings, agentd.workspace_plans;
     ${sql.raw(DROP_COUNTER_PERIODS)}
     ${sql.raw(DROP_MEMBER_CALLS)}
     ${sql.raw(DROP_USAGE_LIMITS)}
+    ${sql.raw(DROP_KEPT_LIMIT_COLUMNS)}
+    delete from agentd.usage_deltas where events = 0;
     alter table public.workspace_subscriptions drop column past_due_since;
     alter table public.pricing_plans drop column grace_days, drop column limit_policy;
     `,

@@ -14,11 +14,12 @@ import { countCalls, EVENT_FUNCTIONS } from './usage-events.ts';
 import { LIVE_BEFORE, LIVE_UNTIL, MEMBER_KEY } from './usage-limits.ts';
 import { PERIOD_FUNCTIONS } from './usage-periods.ts';
 import { REPAIR_FUNCTIONS, recutUsage } from './usage-repair.ts';
-import { COUNTED_AT, IS_CALL, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
+import { COUNTED_AT, IS_CALL, IS_RECENT, ROLLUP_FUNCTIONS } from './usage-rollup.ts';
 
 const before = {
   natural_usage_period: functionOf(PERIOD_FUNCTIONS, 'natural_usage_period'),
   fold_usage_of: functionOf(ROLLUP_FUNCTIONS, 'fold_usage_of'),
+  fold_usage: functionOf(ROLLUP_FUNCTIONS, 'fold_usage'),
   void_counted_rows: functionOf(EVENT_FUNCTIONS, 'void_counted_rows'),
   recut_usage: functionOf(REPAIR_FUNCTIONS, 'recut_usage'),
 };
@@ -30,13 +31,25 @@ const METRIC = (metric: string): string =>
   `case ${metric} when 'conversation' then 'conversations' when 'message' then 'messages' else 'tokens' end`;
 
 const foldOf = changed(
-  before.fold_usage_of,
+  changed(
+    before.fold_usage_of,
+    'where d.workspace_id = any (p_workspaces) returning',
+    'where d.workspace_id = any (p_workspaces) and d.events <> 0 returning',
+  ),
   /select d\.workspace_id, date_trunc\('month', d\.at at time zone z\.name\)::date,\s+case d\.metric[\s\S]*?offset 0\) z on z\.id = d\.workspace_id\n/,
   `select d.workspace_id, u.month, ${METRIC('d.metric')}, sum(d.quantity)
         from unnest(v_deltas) d
         join public.workspace_usage u on u.workspace_id = d.workspace_id and u.period_start <= d.at and u.period_end > d.at
 `,
 );
+
+/** Holds also counters that keep a limit, of whatever age, and lets them keep what holds now. */
+const fold = changed(
+  before.fold_usage,
+  'v_folded := agentd.fold_usage_of(v_free);',
+  `v_folded := agentd.fold_usage_of(v_free);
+        perform agentd.keep_limits(v_free);`,
+).replaceAll(IS_RECENT, `(${IS_RECENT} or c.limit_until is not null)`);
 
 const recut = recutUsage({
   ended: LIVE_UNTIL,
@@ -75,6 +88,7 @@ const calls = changed(
 export const COUNTER_PERIODS = `
     ${replaced(changed(before.natural_usage_period, LIVE_BEFORE, `${LIVE_UNTIL} > agentd.now()`))}
     ${replaced(foldOf)}
+    ${replaced(fold)}
 
     -- Adds to the counter of the period that an instant lies in, whatever the limit says.
     create function agentd.add_to_counter(p_workspace_id uuid, p_at timestamptz, p_metric text, p_amount bigint) returns void
@@ -219,7 +233,7 @@ export const COUNTER_PERIODS = `
           on s.metric = m and s.at >= p.period_start and s.at < p.period_end
        group by p.month, p.period_end, m
        order by p.month, m
-      on conflict (workspace_id, month, metric) do update set used = excluded.used, ends_at = excluded.ends_at;
+      on conflict (workspace_id, month, metric) do update set used = excluded.used, ends_at = excluded.ends_at, limit_until = null;
       update agentd.usage_reservations r set month = u.month
         from public.workspace_usage u
        where r.workspace_id = p_workspace_id and r.created_at >= v_since and u.workspace_id = p_workspace_id

@@ -34,8 +34,11 @@ const PENDING = (u: string): string => `coalesce((
 export const LIVE_BEFORE =
   /s\.status in \('trialing', 'active', 'past_due'\)\s+and \(s\.end_date is null or s\.end_date > agentd\.now\(\)\)/;
 
+/** From which sum on there is a warning of a limit. */
+export const WARNED_FROM = (max: string): string => `${max} - ${max} / 5`;
+
 /** From when on a part of a limit counts as used: 80 of a hundred, and all of it. */
-const REACHED = (max: string): string => `case t when 80 then ${max} - ${max} / 5 else ${max} end`;
+const REACHED = (max: string): string => `case t when 80 then ${WARNED_FROM(max)} else ${max} end`;
 
 const usageLimit = changed(
   functionOf(LIMIT_FUNCTIONS, 'usage_limit').replace('create function', 'create or replace function'),
@@ -77,8 +80,8 @@ export const USAGE_LIMITS = `
     end
     $$;
 
-    -- Takes p_n of a metric from the period's allowance, or nothing. Atomic: the limit is in the condition of the one upsert,
-    -- so that no number of sessions exceeds it together. A key that was granted before is granted again without consuming, also in a later period.
+    -- Takes p_n of a metric from the period's allowance, or nothing. Atomic: the limit is in the condition of the one statement that writes
+    -- the counter, so that no number of sessions exceeds it together. A key that was granted before is granted again without consuming, also in a later period.
     create or replace function agentd.consume_usage(p_workspace_id uuid, p_metric text, p_n bigint, p_key text default null)
     returns boolean
     language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -89,10 +92,23 @@ export const USAGE_LIMITS = `
       v_pending bigint;
       v_before  bigint;
       v_used    bigint;
+      v_is_kept boolean;
       v_is_mine boolean := false;
     begin
       if p_n is null or p_n < 0 or p_n > ${MOST} then
         raise exception 'usage is consumed by 0 to ${MOST}, not %: settle_usage gives back', p_n using errcode = 'invalid_parameter_value';
+      end if;
+      if p_key is null then
+        -- By what the counter keeps of its limit, where nothing is on its way that it does not know, and nobody is to be warned: most grants are such.
+        update public.workspace_usage_counters c set used = c.used + p_n
+          from public.pricing_plans p
+         where c.workspace_id = p_workspace_id and c.metric = p_metric and c.used + p_n < c.limit_below
+           and c.limit_from <= agentd.now() and c.limit_until > agentd.now()
+           and p.id = c.limit_plan_id and p.xmin = c.limit_plan_xmin
+           and not exists (select 1 from agentd.usage_deltas d where d.workspace_id = p_workspace_id and not d.in_counter);
+        if found then
+          return true;
+        end if;
       end if;
       <<period>>
       loop
@@ -148,7 +164,7 @@ export const USAGE_LIMITS = `
           on conflict (workspace_id, month, metric) do update
             set used = c.used + excluded.used
             where (max_usage is null or c.used + excluded.used + v_pending <= max_usage) and (c.ends_at is null or c.ends_at > agentd.now())
-          returning c.used into v_used;
+          returning c.used, c.limit_plan_id is null and c.limit_until > agentd.now() into v_used, v_is_kept;
           exit period when found;
           continue period when agentd.is_counter_cut(p_workspace_id, v_month, p_metric, agentd.now());
           exit period when v_pending = 0;
@@ -159,12 +175,16 @@ export const USAGE_LIMITS = `
         end loop;
       end loop;
       if v_used is not null then
-        if v_used >= max_usage - max_usage / 5 then
+        if v_used >= ${WARNED_FROM('max_usage')} then
           insert into public.usage_warnings (workspace_id, month, metric, threshold, max_amount, used_amount)
           select p_workspace_id, v_month, p_metric, t, max_usage, v_used
             from unnest(array[80, 100]) t
            where v_used >= ${REACHED('max_usage')} and v_used - p_n < ${REACHED('max_usage')}
           on conflict do nothing;
+        elsif p_key is null and v_is_kept is not true
+              and not exists (select 1 from agentd.usage_deltas d where d.workspace_id = p_workspace_id and not d.in_counter) then
+          -- the counter may keep its limit for the next
+          perform agentd.renew_limits(p_workspace_id);
         end if;
         return true;
       end if;
@@ -257,7 +277,7 @@ export const USAGE_LIMITS = `
             select case c.metric when 'conversations' then coalesce(own.conversation_limit, fallback.conversation_limit)::bigint
                      when 'messages' then coalesce(own.message_limit, fallback.message_limit)
                      else coalesce(own.token_limit, fallback.token_limit) end as max_amount) plan
-         where plan.max_amount > 0 and c.used >= plan.max_amount - plan.max_amount / 5
+         where plan.max_amount > 0 and c.used >= ${WARNED_FROM('plan.max_amount')}
       ),
       due as materialized (
         select c.*, t as threshold

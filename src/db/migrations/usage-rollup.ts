@@ -52,7 +52,7 @@ const added = (column: string, type: string): string =>
     : `${column} = u.${column} + s.${column}`;
 
 /** Whether something may still be added to a counter. A year's period has its own under the day that it began on. */
-const IS_RECENT = `c.month > (agentd.now() at time zone 'UTC')::date
+export const IS_RECENT = `c.month > (agentd.now() at time zone 'UTC')::date
                - case when c.workspace_id in (select s.workspace_id from agentd.usage_by_second s) then 400 else 70 end`;
 
 export const ROLLUP_FUNCTIONS = `
