@@ -7,6 +7,7 @@ import { renewRefreshLeases } from '../db/mcp.ts';
 import type { FreshToken, McpSettingsDeps } from '../pipelines/mcp/connection-settings.ts';
 import { HostPlaces } from '../pipelines/mcp/host-places.ts';
 import { parseAllowedHosts } from '../providers/guarded-address.ts';
+import { McpEras } from '../providers/mcp-eras.ts';
 import type { Job } from '../queue/job.ts';
 import { Leases } from '../queue/leases.ts';
 import type { SecretOpener } from '../secrets.ts';
@@ -53,6 +54,7 @@ export function openMcpParts(options: McpPartsOptions): McpParts {
     freshToken: options.freshToken,
     allowedPrivateHosts: parseAllowedHosts(config.allowedPrivateHosts),
     stdio: config.mcp.stdio,
+    eras: new McpEras(clock),
   };
   const job = mcpRefreshJob({
     ...settings,

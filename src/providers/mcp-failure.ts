@@ -99,6 +99,14 @@ export function speaksNoStreamableHttp(error: unknown): boolean {
   return status !== null && status >= 400 && status < 500 && ![401, 403, 407, 408, 425, 429].includes(status);
 }
 
+/** A refusal that a server may give which does not speak the revision that it was asked in: not one for want of a credential, and none that passes. */
+export function isAnswerToRevision(error: unknown): boolean {
+  return (
+    error instanceof McpError &&
+    ['http_error', 'not_found', 'invalid_params', 'protocol_error', 'bad_answer'].includes(error.code)
+  );
+}
+
 /** The command ended, or closed its output, while it was asked for its version. */
 export function isCommandGone(error: unknown): boolean {
   return error instanceof McpError && (error.code === 'connection_lost' || error.code === 'bad_answer');

@@ -9,8 +9,9 @@ import {
 import type { Clock } from '../clock.ts';
 import type { AllowedHosts } from './guarded-address.ts';
 import type { Resolve } from './guarded-connect.ts';
+import type { McpEras } from './mcp-eras.ts';
 import { McpError } from './mcp-error.ts';
-import { callFailure, isCommandGone, speaksNoStreamableHttp } from './mcp-failure.ts';
+import { callFailure, isAnswerToRevision, isCommandGone, speaksNoStreamableHttp } from './mcp-failure.ts';
 import { type Exchange, type McpFetch, mcpFetch, newExchange } from './mcp-fetch.ts';
 import { listAllTools, type McpListing } from './mcp-listing.ts';
 import { type McpOutcome, outcomeOf, resultShape } from './mcp-outcome.ts';
@@ -32,6 +33,8 @@ export type McpSettings = {
   readonly clock: Clock;
   /** False: over before a notification could matter, so no stream of them is asked for. */
   readonly listens?: boolean;
+  /** Asked and told which revisions the server speaks; absent: each session asks the server. */
+  readonly eras?: McpEras;
   /** Commands by name; none if absent. */
   readonly stdio?: Readonly<Record<string, StdioServer>>;
   /** Instead of DNS, for tests. */
@@ -80,8 +83,16 @@ export async function openMcpSession(settings: McpSettings, signal: AbortSignal)
     clock: settings.clock,
     ...(settings.resolve ? { resolve: settings.resolve } : {}),
   });
+  const { eras, url } = settings;
   try {
-    return await openHttp(settings, fetch, signal);
+    if (!eras?.isLegacy(url)) return await openHttp(settings, fetch, 'auto', signal);
+    try {
+      return await openHttp(settings, fetch, 'legacy', signal);
+    } catch (error) {
+      eras.forget(url);
+      if (!isAnswerToRevision(error) || signal.aborted) throw error;
+      return await openHttp(settings, fetch, 'auto', signal);
+    }
   } catch (error) {
     await fetch.close();
     throw error;
@@ -91,7 +102,12 @@ export async function openMcpSession(settings: McpSettings, signal: AbortSignal)
 /** Before a stream of events that has ended is asked for again, in milliseconds. */
 const STREAM_AGAIN_MS = { least: 1_000, most: 60_000 } as const;
 
-async function openHttp(settings: McpSettings, fetch: McpFetch, signal: AbortSignal): Promise<McpSession> {
+async function openHttp(
+  settings: McpSettings,
+  fetch: McpFetch,
+  mode: Way['mode'],
+  signal: AbortSignal,
+): Promise<McpSession> {
   const url = new URL(settings.url);
   try {
     const transport = new StreamableHTTPClientTransport(url, {
@@ -103,7 +119,7 @@ async function openHttp(settings: McpSettings, fetch: McpFetch, signal: AbortSig
         return () => timer.cancel();
       },
     });
-    return await connect(settings, { transport, kind: 'streamable-http', fetch, mode: 'auto' }, signal);
+    return await connect(settings, { transport, kind: 'streamable-http', fetch, mode }, signal);
   } catch (error) {
     if (!speaksNoStreamableHttp(error) || signal.aborted) throw error;
     const lost = new AbortController();
@@ -208,6 +224,8 @@ async function connect(settings: McpSettings, way: Way, signal: AbortSignal): Pr
     state.isOpen = false;
   };
   client.onclose = close;
+  if (way.kind === 'streamable-http' && client.getProtocolEra() === 'legacy')
+    settings.eras?.learn(settings.url);
   way.lost?.addEventListener('abort', close, { once: true });
   client.onerror = () => {};
   return sessionOf(settings, way, client, state);

@@ -13,8 +13,10 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { z } from 'zod';
 import { systemClock } from '../../src/clock.ts';
 import { parseAllowedHosts } from '../../src/providers/guarded-address.ts';
+import { McpEras } from '../../src/providers/mcp-eras.ts';
 import { McpError } from '../../src/providers/mcp-error.ts';
-import { type McpSession, openMcpSession } from '../../src/providers/mcp-session.ts';
+import { type McpSession, type McpSettings, openMcpSession } from '../../src/providers/mcp-session.ts';
+import { handClock } from '../support/hand-clock.ts';
 
 let handler: McpHttpHandler;
 let http: HttpServer;
@@ -68,20 +70,21 @@ beforeEach(async () => {
   ).listen(0, '127.0.0.1');
   await once(http, 'listening');
   const { port } = http.address() as AddressInfo;
-  session = await openMcpSession(
-    {
-      url: `http://127.0.0.1:${port}/mcp`,
-      headers: {},
-      connectTimeoutMs: 3_000,
-      requestTimeoutMs: 3_000,
-      maxBytes: 100_000,
-      maxPages: 5,
-      allowedPrivateHosts: parseAllowedHosts([`127.0.0.1:${port}`]),
-      clock: systemClock,
-    },
-    new AbortController().signal,
-  );
+  session = await openMcpSession(settings(port), new AbortController().signal);
 });
+
+function settings(port: number): McpSettings {
+  return {
+    url: `http://127.0.0.1:${port}/mcp`,
+    headers: {},
+    connectTimeoutMs: 3_000,
+    requestTimeoutMs: 3_000,
+    maxBytes: 100_000,
+    maxPages: 5,
+    allowedPrivateHosts: parseAllowedHosts([`127.0.0.1:${port}`]),
+    clock: systemClock,
+  };
+}
 
 afterEach(async () => {
   await session.close();
@@ -127,4 +130,50 @@ test('a change of the tools is told to who listens', async () => {
   const tell = setInterval(() => handler.notify.toolsChanged(), 50);
   await promise;
   clearInterval(tell);
+});
+
+test('an older server is asked for the newest revision once an hour, and one that has learnt it is found at once', async () => {
+  const older = createMcpHandler(() => new McpServer({ name: 'older', version: '1' }), {
+    legacy: 'stateless',
+  });
+  const methods: string[] = [];
+  let current: 'older' | 'newest' = 'older';
+  const onlyOlder = toNodeHandler(older);
+  const onlyNewest = toNodeHandler(handler);
+  const server = createServer(async (request, response) => {
+    let text = '';
+    for await (const part of request) text += part;
+    const body = text === '' ? undefined : (JSON.parse(text) as { method: string });
+    if (body) methods.push(body.method);
+    const isOld = body?.method === 'initialize' || body?.method === 'notifications/initialized';
+    if (current === 'older' && !isOld) return void response.writeHead(400).end();
+    const serve = current === 'older' ? onlyOlder : onlyNewest;
+    await serve(request as Parameters<typeof serve>[0], response, body);
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const clock = handClock();
+  const eras = new McpEras(clock);
+  const asked = async (): Promise<[string | undefined, string[]]> => {
+    methods.length = 0;
+    const opened = await openMcpSession(
+      { ...settings((server.address() as AddressInfo).port), eras },
+      new AbortController().signal,
+    );
+    await opened.close();
+    return [opened.server.name, [...methods]];
+  };
+  const older2 = ['initialize', 'notifications/initialized'];
+  try {
+    expect(await asked()).toEqual(['older', ['server/discover', ...older2]]);
+    expect(await asked()).toEqual(['older', older2]);
+    await clock.advance(3_600_000);
+    expect(await asked()).toEqual(['older', ['server/discover', ...older2]]);
+    current = 'newest';
+    expect(await asked()).toEqual(['newest', ['initialize', 'server/discover']]);
+    expect(await asked()).toEqual(['newest', ['server/discover']]);
+  } finally {
+    server.close();
+    server.closeAllConnections();
+    await older.close();
+  }
 });

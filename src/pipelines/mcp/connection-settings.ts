@@ -3,6 +3,7 @@ import type { Clock } from '../../clock.ts';
 import type { McpConnection, McpServerRow } from '../../db/mcp.ts';
 import type { AllowedHosts } from '../../providers/guarded-address.ts';
 import type { Resolve } from '../../providers/guarded-connect.ts';
+import type { McpEras } from '../../providers/mcp-eras.ts';
 import type { McpSettings } from '../../providers/mcp-session.ts';
 import type { StdioServer } from '../../providers/mcp-stdio.ts';
 import { type SecretContext, SecretError, type SecretOpener } from '../../secrets.ts';
@@ -33,6 +34,8 @@ export type McpSettingsDeps = {
   readonly allowedPrivateHosts: AllowedHosts;
   /** Commands that the operator lists, by name. */
   readonly stdio?: Readonly<Record<string, StdioServer>>;
+  /** What all sessions of the process know of servers together. */
+  readonly eras?: McpEras;
   /** Instead of DNS, for tests. */
   readonly resolve?: Resolve;
 };
@@ -96,6 +99,7 @@ export async function mcpSettings(
     allowedPrivateHosts: deps.allowedPrivateHosts,
     clock: deps.clock,
     ...(deps.stdio ? { stdio: deps.stdio } : {}),
+    ...(deps.eras ? { eras: deps.eras } : {}),
     ...(deps.resolve ? { resolve: deps.resolve } : {}),
   };
 }
