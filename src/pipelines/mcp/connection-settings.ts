@@ -1,8 +1,9 @@
 /** From a connection's row to what a session with its server needs: limits, and headers with what the row's secrets hold. */
 import type { Clock } from '../../clock.ts';
 import type { McpConnection, McpServerRow } from '../../db/mcp.ts';
-import type { AllowedHosts } from '../../providers/guarded-address.ts';
+import { type AllowedHosts, isNamed } from '../../providers/guarded-address.ts';
 import type { Resolve } from '../../providers/guarded-connect.ts';
+import { originOf } from '../../providers/guarded-url.ts';
 import type { McpEras } from '../../providers/mcp-eras.ts';
 import type { McpSettings } from '../../providers/mcp-session.ts';
 import type { StdioServer } from '../../providers/mcp-stdio.ts';
@@ -111,9 +112,9 @@ async function authOf(
   { instead, refused }: SettingsWanted,
 ): Promise<McpAuth> {
   const server = instead ?? connection.server;
-  if (instead === undefined && connection.auth_type === 'oauth')
-    return tokenOf(deps, connection, signal, refused);
   if (instead === undefined && connection.auth_type !== 'none') {
+    checkPrivacy(deps, connection.server_url);
+    if (connection.auth_type === 'oauth') return tokenOf(deps, connection, signal, refused);
     const secret = await opened(deps, connection.auth_secret, {
       table: 'public.agent_mcp_connections',
       row: connection.id,
@@ -134,6 +135,7 @@ async function authOf(
   // the key of a server belongs to the server's own address
   const isItsOwn = instead !== undefined || sameOrigin(server?.endpoint_url, connection.server_url);
   if (!server?.vault_api_key_id || !isItsOwn) return { headers: {}, token: null };
+  checkPrivacy(deps, server.endpoint_url);
   const key = await opened(deps, server.vault_api_key_id, {
     table: 'public.mcp_servers',
     row: server.id,
@@ -141,6 +143,17 @@ async function authOf(
     workspace: connection.workspace_id,
   });
   return { headers: headers('authorization', `Bearer ${key}`), token: null };
+}
+
+/** Throws where a secret would be sent in the clear, unless to a host that the operator names. */
+function checkPrivacy(deps: McpSettingsDeps, text: string): void {
+  const url = URL.canParse(text.trim()) ? new URL(text.trim()) : null;
+  if (url?.protocol !== 'http:' || isNamed(deps.allowedPrivateHosts, url.hostname)) return;
+  throw new McpSettingsError(
+    'insecure_url',
+    `A secret would be sent to ${originOf(url)} in the clear.`,
+    'Use the https URL of the server. The operator can name hosts that may be asked over http in AGENTD_ALLOWED_PRIVATE_HOSTS.',
+  );
 }
 
 async function tokenOf(

@@ -73,7 +73,41 @@ test('a connection’s own secret is sent to no other server, a server’s key t
   expect(await headers(connection({ server: server(), server_url: 'https://evil.example/mcp' }))).toEqual({});
 });
 
+test('no secret is opened for an address without https, unless the operator names it', async () => {
+  const http = 'http://one.example/mcp';
+  const opened: unknown[] = [];
+  const secrets: McpSettingsDeps['secrets'] = {
+    open: (stored) => Promise.resolve(String(opened.push(stored))),
+  };
+  const rows = [
+    connection({ server_url: http, auth_type: 'bearer', auth_secret: 'sealed' }),
+    connection({ server_url: ` ${http} `, auth_type: 'oauth', credential_id: 'credential' }),
+    connection({ server_url: http, server: server({ endpoint_url: http }) }),
+  ];
+  asked.length = 0;
+  for (const row of rows) {
+    await expect(mcpSettings({ ...deps, secrets }, row, signal)).rejects.toMatchObject({
+      code: 'insecure_url',
+      transient: false,
+    });
+  }
+  const instead = server({ endpoint_url: http });
+  await expect(mcpSettings({ ...deps, secrets }, connection(), signal, { instead })).rejects.toMatchObject({
+    code: 'insecure_url',
+  });
+  expect([opened, asked]).toEqual([[], []]);
+  const allowedPrivateHosts = parseAllowedHosts(['one.example']);
+  for (const row of rows) {
+    expect(
+      (await mcpSettings({ ...deps, secrets, allowedPrivateHosts }, row, signal)).headers,
+    ).toHaveProperty('authorization');
+  }
+  // without a secret, what the server says is all that is in the clear
+  expect(await headers(connection({ server_url: http }))).toEqual({});
+});
+
 test('a token is asked for with the credential’s and the workspace’s id, and anew once it was refused', async () => {
+  asked.length = 0;
   const row = connection({ auth_type: 'oauth', credential_id: 'credential' });
   expect(await headers(row)).toEqual({ authorization: 'Bearer token' });
   expect(await headers(row, { refused: 'token' })).toEqual({ authorization: 'Bearer another token' });
