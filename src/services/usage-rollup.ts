@@ -16,6 +16,12 @@ import { type WalkDeps, WorkspaceWalk } from './workspace-walk.ts';
 /** Between passes, in milliseconds: while there is usage, and while there is none. */
 const BUSY_MS = 300;
 const IDLE_MS = 1_000;
+/**
+ * A pass that takes longer than this is followed by a rest of so many times its own length: while somebody's transaction stays open, each pass leaves
+ * row versions that the next has to step over, and without a rest passes would end up making each other slow.
+ */
+const LONG_MS = 500;
+const REST = 4;
 /** Events of a pass once all of them were too many for one statement. */
 const PART = 200_000;
 /** How often periods are closed, and rows that calls have replaced are taken back. */
@@ -41,8 +47,10 @@ export function usageRollup(deps: UsageRollupDeps): Service {
   let isStuck = false;
 
   return periodic('usage_rollup', deps, async () => {
+    const from = clock.elapsed();
     try {
       const { events, isComplete } = await rollUp(deps, most, left);
+      const rest = restAfter(clock.elapsed() - from, events);
       isStuck = false;
       if (isComplete) most = null;
       if (clock.elapsed() - keptAt >= KEEP_MS) {
@@ -51,7 +59,7 @@ export function usageRollup(deps: UsageRollupDeps): Service {
         await reconciler.begin();
       }
       await reconciler.step();
-      return isComplete ? (events > 0 ? BUSY_MS : IDLE_MS) * (0.9 + Math.random() * 0.2) : 0;
+      return isComplete ? rest * (0.9 + Math.random() * 0.2) : 0;
     } catch (error) {
       if (isSerializationFailure(error)) return BUSY_MS * Math.random();
       if (isLockTimeout(error)) return BUSY_MS;
@@ -74,6 +82,11 @@ export function usageRollup(deps: UsageRollupDeps): Service {
       return STUCK_MS;
     }
   });
+}
+
+/** Milliseconds between a pass over so many events, which took so long, and the next. */
+export function restAfter(tookMs: number, events: number): number {
+  return Math.max(events > 0 ? BUSY_MS : IDLE_MS, tookMs > LONG_MS ? tookMs * REST : 0);
 }
 
 /**

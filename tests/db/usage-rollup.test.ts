@@ -13,7 +13,7 @@ import {
   voidCountedRows,
 } from '../../src/db/usage.ts';
 import { reconcileWorkspace } from '../../src/services/usage-reconcile.ts';
-import { keepPeriods, rollUp } from '../../src/services/usage-rollup.ts';
+import { keepPeriods, restAfter, rollUp } from '../../src/services/usage-rollup.ts';
 import { silentLogger } from '../../src/telemetry/logger.ts';
 import { createMetrics } from '../../src/telemetry/metrics.ts';
 import { onServer, setDatabaseClock, type TestDatabase, testDatabase } from '../support/database.ts';
@@ -689,3 +689,8 @@ function seeded(seed: number): () => number {
     return state / 2 ** 32;
   };
 }
+
+test('a pass follows at once where passes are short, and takes a fifth of the time at most where they are long', () => {
+  expect([restAfter(100, 5), restAfter(500, 5), restAfter(100, 0)]).toEqual([300, 300, 1_000]);
+  for (const took of [600, 2_500, 60_000]) expect(took / (took + restAfter(took, 5))).toBe(0.2);
+});
