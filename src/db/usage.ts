@@ -54,11 +54,28 @@ export async function workspacesToFold(
   return rows.map((row) => row.id);
 }
 
+/** Some of these workspaces that have deltas to be folded, at most so many, by chance. */
+export async function stillToFold(
+  db: Queryable,
+  workspaces: readonly string[],
+  limit: number,
+): Promise<string[]> {
+  const rows = await db.query<{ id: string }>(
+    {
+      name: 'still_to_fold',
+      text: `select w.id from unnest($1::uuid[]) w (id)
+              where exists (select 1 from agentd.usage_deltas d where d.workspace_id = w.id) order by random() limit $2`,
+    },
+    [workspaces, limit],
+  );
+  return rows.map((row) => row.id);
+}
+
 /** How many deltas a statement has folded, and of how many workspaces it left them for later. */
 export type Folded = { readonly deltas: number; readonly held: number };
 
 /**
- * Adds the deltas of workspaces to their sums; null: another node is at it. Throws 55P03 where somebody is about to insert a row of one of
+ * Adds the deltas of workspaces to their sums; null: another node is at it. Passes a workspace whose rows somebody holds; one alone is waited for, for 10 ms. Throws 55P03 where somebody is about to insert a row of one of
  * them: each alone tells whose it is.
  */
 export async function foldUsage(db: Queryable, workspaces: readonly string[]): Promise<Folded | null> {

@@ -7,7 +7,7 @@
 import type { Clock } from '../clock.ts';
 import type { Database } from '../db/database.ts';
 import { isDeadlock, isLockTimeout, isRefusal, isStatementTimeout } from '../db/retry.ts';
-import { foldUsage, nextRecut, recutUsage, workspacesToFold } from '../db/usage.ts';
+import { foldUsage, nextRecut, recutUsage, stillToFold, workspacesToFold } from '../db/usage.ts';
 import type { ServiceDeps } from './periodic.ts';
 import { type Pause, Postponed } from './postponed.ts';
 import type { SlowWorkspace } from './workspace-walk.ts';
@@ -16,6 +16,8 @@ import type { SlowWorkspace } from './workspace-walk.ts';
 const WORKSPACES = 500;
 /** Of those that were left before, so many are tried again in a pass. */
 const AGAIN = 20;
+/** Of those that somebody held, so many are waited for in a pass, each by itself. */
+const WAITED_FOR = 4;
 /** Workspaces whose periods a pass cuts, and for how many milliseconds at most: then usage is gathered first. */
 const RECUTS = 100;
 const RECUT_MS = 1_000;
@@ -90,6 +92,7 @@ async function foldSome(deps: Deps, left: Postponed, ids: readonly string[]): Pr
   try {
     const folded = await foldUsage(deps.db, ids);
     if (ids.length === 1 && only && folded) left.settle(only);
+    if (folded && folded.held > 0 && ids.length > 1) return folded.deltas + (await foldHeld(deps, left, ids));
     return folded?.deltas ?? null;
   } catch (error) {
     if (ids.length === 1 && only) {
@@ -108,6 +111,15 @@ async function foldSome(deps: Deps, left: Postponed, ids: readonly string[]): Pr
     const folded = await foldSome(deps, left, [id]);
     if (folded === null) return null;
     deltas += folded;
+  }
+  return deltas;
+}
+
+/** A workspace that is asked for again and again is held whenever one looks: some of those are waited for. */
+async function foldHeld(deps: Deps, left: Postponed, ids: readonly string[]): Promise<number> {
+  let deltas = 0;
+  for (const id of await stillToFold(deps.db, ids, WAITED_FOR)) {
+    deltas += (await foldSome(deps, left, [id])) ?? 0;
   }
   return deltas;
 }

@@ -203,8 +203,8 @@ async function addViews(db: Kysely<unknown>): Promise<void> {
     sql`
     create view agentd.usage_rollup as
       select s.last_run_at, extract(epoch from agentd.now() - s.last_run_at) as seconds_since, s.last_duration_ms, s.events_rolled,
-             (select count(*) from agentd.usage_deltas) as waiting_deltas,
-             (select count(distinct d.workspace_id) from agentd.usage_deltas d) as waiting_workspaces,
+             (select count(*) from agentd.usage_deltas d where d.events <> 0) as waiting_deltas,
+             (select count(distinct d.workspace_id) from agentd.usage_deltas d where d.events <> 0) as waiting_workspaces,
              (select count(distinct r.workspace_id) from agentd.usage_recuts r) as waiting_recuts,
              (select count(*) from agentd.usage_drifts f where f.repaired_at is null) as open_drifts,
              (pg_snapshot_xmax(s.snapshot) > pg_snapshot_xmax(pg_current_snapshot())

@@ -43,12 +43,26 @@ const foldOf = changed(
 `,
 );
 
-/** Holds also counters that keep a limit, of whatever age, and lets them keep what holds now. */
+/** Holds also counters that keep a limit, of whatever age, and lets them keep what holds now; a workspace alone is waited for. */
 const fold = changed(
-  before.fold_usage,
-  'v_folded := agentd.fold_usage_of(v_free);',
-  `v_folded := agentd.fold_usage_of(v_free);
+  changed(
+    before.fold_usage,
+    'v_folded := agentd.fold_usage_of(v_free);',
+    `v_folded := agentd.fold_usage_of(v_free);
         perform agentd.keep_limits(v_free);`,
+  ),
+  `      with locked as materialized (`,
+  `      -- One alone is waited for, as long as lock_timeout says: among many who ask for its counter, each for a moment, there is never one that is free.
+      if cardinality(p_workspaces) = 1 then
+        begin
+          perform 1 from public.workspace_usage_counters c
+            where c.workspace_id = any (v_free) and ${IS_RECENT} order by c.workspace_id, c.month, c.metric for no key update;
+        exception when lock_not_available then
+          return query select 0, 1;
+          return;
+        end;
+      end if;
+      with locked as materialized (`,
 ).replaceAll(IS_RECENT, `(${IS_RECENT} or c.limit_until is not null)`);
 
 const recut = recutUsage({

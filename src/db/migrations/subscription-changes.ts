@@ -76,6 +76,9 @@ export const SUBSCRIPTION_CHANGES = `
       if tg_op = 'UPDATE' and new.grace_days <> old.grace_days then
         update agentd.workspace_plans n set changes_at = agentd.now()
          where n.workspace_id in (select s.workspace_id from public.workspace_subscriptions s where s.plan_id = new.id);
+        -- one that had ended may go on: limits that counters keep are of other plans
+        perform agentd.renew_limits(s.workspace_id)
+           from (select distinct o.workspace_id from public.workspace_subscriptions o where o.plan_id = new.id) s;
       end if;
       if new.is_default or old.is_default then
         perform agentd.wake_for_limit(null);

@@ -164,7 +164,10 @@ export const USAGE_LIMITS = `
           on conflict (workspace_id, month, metric) do update
             set used = c.used + excluded.used
             where (max_usage is null or c.used + excluded.used + v_pending <= max_usage) and (c.ends_at is null or c.ends_at > agentd.now())
-          returning c.used, c.limit_plan_id is null and c.limit_until > agentd.now() into v_used, v_is_kept;
+          returning c.used, c.limit_until > agentd.now()
+                    and (c.limit_plan_id is null
+                         or exists (select 1 from public.pricing_plans p where p.id = c.limit_plan_id and p.xmin = c.limit_plan_xmin))
+               into v_used, v_is_kept;
           exit period when found;
           continue period when agentd.is_counter_cut(p_workspace_id, v_month, p_metric, agentd.now());
           exit period when v_pending = 0;
