@@ -47,6 +47,7 @@ import * as m0034 from './migrations/0034_event_triggers.ts';
 import * as m0035 from './migrations/0035_usage_rollup.ts';
 import * as m0036 from './migrations/0036_housekeeping.ts';
 import * as m0037 from './migrations/0037_limits_and_periods.ts';
+import { withoutAccess } from './migrations/access.ts';
 
 const migrations: Record<string, Migration> = {
   '0001_platform': m0001,
@@ -117,10 +118,23 @@ export function checkMigrations(db: Database): ReturnType<typeof findCollisions>
   return findCollisions(db, Object.keys(migrations));
 }
 
-function migrator(kysely: Kysely<unknown>): Migrator {
+/** Migrations after which the next one changes policies that have to be there. */
+const NEEDED: ReadonlySet<string> = new Set(['0018_profiles', '0019_isolation']);
+
+/** To the newest at once: who may do what is said when all is made, or it would take longer than the migrations themselves. */
+const together: Record<string, Migration> = Object.fromEntries(
+  Object.entries(migrations).map(([name, migration]) => [
+    name,
+    name === newestMigration || NEEDED.has(name)
+      ? migration
+      : { ...migration, up: (db: Kysely<unknown>) => withoutAccess(() => migration.up(db)) },
+  ]),
+);
+
+function migrator(kysely: Kysely<unknown>, from = migrations): Migrator {
   return new Migrator({
     db: kysely,
-    provider: { getMigrations: async () => migrations },
+    provider: { getMigrations: async () => from },
     migrationTableSchema: 'agentd',
     migrationTableName: 'migrations',
     migrationLockTableName: 'migration_lock',
@@ -166,7 +180,7 @@ export async function migrateUp(
   await requireUsableServer(db);
   const { collisions } = await checkMigrations(db);
   if (collisions.length > 0) throw new CollisionError(collisions);
-  const results = unwrap(await migrator(db.kysely as Kysely<unknown>).migrateToLatest());
+  const results = unwrap(await migrator(db.kysely as Kysely<unknown>, together).migrateToLatest());
   await installQueues(db, queues);
   return results.map((result) => result.migrationName);
 }

@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { type Kysely, sql } from 'kysely';
 import { documents } from '../compatibility/documents.ts';
 import {
@@ -13,12 +14,20 @@ import {
 } from './access-rules.ts';
 import { runSql } from './run-sql.ts';
 
+const putOff = new AsyncLocalStorage<boolean>();
+
+/** Migrates without the access that the migration would end with: the last of several gives it for all of them. */
+export function withoutAccess<T>(migrate: () => Promise<T>): Promise<T> {
+  return putOff.run(true, migrate);
+}
+
 /**
  * Row security, grants and ownership of everything that exists by now: each migration that makes tables, columns or functions
  * ends with it. Says the same again of what had it already. It names its tables and functions and touches nothing else of schema
  * public, which may hold an application's own.
  */
 export async function applyAccess(db: Kysely<unknown>): Promise<void> {
+  if (putOff.getStore()) return;
   const made = await existingTables(db);
   await secureTables(db, made);
   await grantSchemas(db);
