@@ -63,13 +63,14 @@ const connection = (
        case when s.id is not null then ${server('s')} end as server`;
 
 const CLAIM: Statement = {
-  name: 'claim_mcp_refresh',
+  name: 'claim_mcp_refreshes',
   text: `
 with claimed as (
   update agentd.mcp_refreshes r
      set lease_epoch = r.lease_epoch + 1, worker_id = $3, lease_expires_at = agentd.now() + make_interval(secs => $4),
          wanted_at = null, started_at = agentd.now()
-   where r.id = $1 and r.lease_epoch = $2 and r.job_id is not null and r.lease_expires_at is null
+    from unnest($1::uuid[], $2::integer[]) as admitted (id, epoch)
+   where r.id = admitted.id and r.lease_epoch = admitted.epoch and r.job_id is not null and r.lease_expires_at is null
   returning r.id, r.lease_epoch, r.why, r.failures
 )
 select ${connection('c')}, x.lease_epoch, x.why, x.failures,
@@ -85,20 +86,29 @@ select ${connection('c')}, x.lease_epoch, x.why, x.failures,
   left join public.mcp_servers s on s.id = c.mcp_server_id`,
 };
 
-/** Claims a connection that was let in under that epoch; null where somebody else has, or nobody wants it any more. */
-export async function claimRefresh(
+/** A connection that was let in under that epoch. */
+export type AdmittedRefresh = { readonly connectionId: string; readonly epoch: number };
+
+/** Claims connections, in their order; null where somebody else has one, or nobody wants it any more. */
+export async function claimRefreshes(
   db: Queryable,
-  admitted: { readonly connectionId: string; readonly epoch: number },
+  admitted: readonly AdmittedRefresh[],
   workerId: string,
   leaseSeconds: number,
-): Promise<ClaimedRefresh | null> {
-  const [row] = await db.query<ClaimedRefresh>(CLAIM, [
-    admitted.connectionId,
-    admitted.epoch,
+): Promise<(ClaimedRefresh | null)[]> {
+  const rows = await db.query<ClaimedRefresh>(CLAIM, [
+    admitted.map(({ connectionId }) => connectionId),
+    admitted.map(({ epoch }) => epoch),
     workerId,
     leaseSeconds,
   ]);
-  return row ?? null;
+  const byId = new Map(rows.map((row) => [row.id, row]));
+  return admitted.map(({ connectionId }) => {
+    const row = byId.get(connectionId) ?? null;
+    // one that was asked twice is claimed once
+    byId.delete(connectionId);
+    return row;
+  });
 }
 
 const RENEW = renewStatement('renew_mcp_leases', 'agentd.mcp_refreshes', 'r.lease_expires_at is not null');

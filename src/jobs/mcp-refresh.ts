@@ -3,9 +3,17 @@ import type { Logger } from 'pino';
 import { z } from 'zod';
 import type { Queryable } from '../db/database.ts';
 import { wakeQueue } from '../db/jobs.ts';
-import { admitRefreshes, type ClaimedRefresh, claimRefresh, failRefresh, putBackRefresh } from '../db/mcp.ts';
+import {
+  type AdmittedRefresh,
+  admitRefreshes,
+  type ClaimedRefresh,
+  claimRefreshes,
+  failRefresh,
+  putBackRefresh,
+} from '../db/mcp.ts';
 import { isLockTimeout, isTransient, retryTransient } from '../db/retry.ts';
 import { type RefreshDeps, type RefreshOutcome, refreshConnection } from '../pipelines/mcp/refresh.ts';
+import { Batcher } from '../queue/batcher.ts';
 import { JobAborted } from '../queue/errors.ts';
 import { defineJob, type Job } from '../queue/job.ts';
 import type { Leases } from '../queue/leases.ts';
@@ -35,6 +43,14 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
   const admitMore = coalesced(async () => {
     if ((await admit()) > 0) await wakeQueue(deps.db, 'mcp-refresh');
   });
+  const claims = new Batcher(
+    (admitted: AdmittedRefresh[]) =>
+      retryTransient(() => claimRefreshes(deps.db, admitted, deps.workerId, deps.leaseSeconds), {
+        clock: deps.clock,
+        onRetry: deps.onRetry,
+      }),
+    { maxItems: 32, maxConcurrent: 2 },
+  );
   return defineJob({
     queue: 'mcp-refresh',
     parse: (data) => payload.parse(data),
@@ -43,10 +59,7 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
     admit,
     async handler({ connection_id, epoch }, { signal, job, log }) {
       const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };
-      const claimed = await retryTransient(
-        () => claimRefresh(deps.db, { connectionId: connection_id, epoch }, deps.workerId, deps.leaseSeconds),
-        patience,
-      );
+      const claimed = await claims.add({ connectionId: connection_id, epoch });
       if (claimed === null) return undefined;
       const own = new AbortController();
       deps.leases.hold(claimed.id, claimed.lease_epoch, own);

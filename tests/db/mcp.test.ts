@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import {
   admitRefreshes,
-  claimRefresh,
+  claimRefreshes,
   failRefresh,
   putBackRefresh,
   requestRefresh,
@@ -47,7 +47,7 @@ const state = async (id: string): Promise<State> => {
 };
 const claim = async (id: string) => {
   const { epoch } = await state(id);
-  const claimed = await claimRefresh(db, { connectionId: id, epoch }, 'worker', 15);
+  const [claimed = null] = await claimRefreshes(db, [{ connectionId: id, epoch }], 'worker', 15);
   if (!claimed) throw new Error('It could not be claimed.');
   return claimed;
 };
@@ -87,7 +87,8 @@ test('a claim is one worker’s, and what it writes after it was taken over chan
   await admitRefreshes(db, 100);
   const { epoch } = await state(id);
   const first = await claim(id);
-  expect(await claimRefresh(db, { connectionId: id, epoch }, 'other', 15)).toBeNull();
+  const again = { connectionId: id, epoch };
+  expect(await claimRefreshes(db, [again, again], 'other', 15)).toEqual([null, null]);
   await db.query(
     `update agentd.mcp_refreshes set lease_expires_at = agentd.now() - interval '1 second' where id = $1`,
     [id],
