@@ -96,7 +96,9 @@ async function tenant(name: string): Promise<Tenant> {
     async () => {
       const open = await db.query(
         `select 1 from agentd.vector_outbox where workspace_id = $1
-       union all select 1 from public.knowledge_sources where workspace_id = $1 and processing_status <> 'completed'`,
+       union all select 1 from public.knowledge_sources where workspace_id = $1 and processing_status <> 'completed'
+       -- the worker writes of a document after it is complete
+       union all select 1 from pgboss.job where name = 'document-ingest' and state = 'active'`,
         [platform.workspaceId],
       );
       return open.length === 0 && vectorsOf({ ...platform, name, files }) > 0;

@@ -133,6 +133,16 @@ test('killed anywhere and run again it ends, without a statement that takes all 
     `insert into public.integration_events (workspace_id, source, event_type) select $1, 's', 'e' from generate_series(1, 8000)`,
     [tenant.workspace],
   );
+  // On a server it goes on while nobody looks: slowly, so that it is in the middle of it when it is killed.
+  if (onServer) {
+    await db.query(
+      `create function public.slowly() returns trigger language plpgsql as $$ begin perform pg_sleep(0.2); return null; end $$`,
+    );
+    for (const table of ['chat_messages', 'integration_events'])
+      await db.query(
+        `create trigger slowly after delete on public.${table} for each statement execute function public.slowly()`,
+      );
+  }
   const cli = fileURLToPath(new URL('../../src/cli.ts', import.meta.url));
   const left = async (): Promise<number> => {
     const [row] = await db.query<{ n: number }>(
@@ -160,6 +170,7 @@ test('killed anywhere and run again it ends, without a statement that takes all 
       1,
     );
   }
+  await db.query('drop function if exists public.slowly() cascade');
   // it was in the middle of it both times
   expect(seen[0]).toBeGreaterThan(0);
   expect(seen[1]).toBeLessThan(seen[0] ?? 0);

@@ -92,6 +92,7 @@ test('what a connection of the embedded database set is over when it ends', asyn
             `select current_user::text as role, current_setting('default_transaction_read_only') as ro`,
           )
         ).rows,
+      { timeout: 15_000 },
     )
     .toEqual([{ role: 'postgres', ro: 'off' }]);
   await other.end();

@@ -96,10 +96,12 @@ const failFor = (workspace: string, code: string) =>
       for each row when (new.workspace_id = '${workspace}') execute function public.fail_here();`);
 const waits = (client: pg.PoolClient) =>
   expect
-    .poll(() =>
-      value(db.pool, 'select wait_event_type from pg_stat_activity where pid = $1', [
-        (client as unknown as { processID: number }).processID,
-      ]),
+    .poll(
+      () =>
+        value(db.pool, 'select wait_event_type from pg_stat_activity where pid = $1', [
+          (client as unknown as { processID: number }).processID,
+        ]),
+      { timeout: 15_000 },
     )
     .toBe('Lock');
 

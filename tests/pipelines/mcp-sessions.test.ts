@@ -31,8 +31,8 @@ function settings(token = 'one'): McpSettings {
   return {
     url: server.url,
     headers: { authorization: `Bearer ${token}` },
-    connectTimeoutMs: 3_000,
-    requestTimeoutMs: 3_000,
+    connectTimeoutMs: 20_000,
+    requestTimeoutMs: 20_000,
     maxBytes: 100_000,
     maxPages: 5,
     allowedPrivateHosts: parseAllowedHosts([`127.0.0.1:${server.port}`]),

@@ -471,7 +471,7 @@ test('a silent storage and one that stalls in the middle end by time, an abort a
     const reading = storage.read('media-library', 'a', { maxBytes: MAX, signal: stop.signal });
     const why = new Error('drain');
     await expect
-      .poll(() => server.requests.length)
+      .poll(() => server.requests.length, { timeout: 15_000 })
       .toBe(1)
       .then(() => stop.abort(why));
     await expect(reading).rejects.toBe(why);

@@ -14,6 +14,8 @@ test('items of one turn are one batch, and each gets its own result', async () =
   expect(sizes).toEqual([3]);
 });
 
+const until = { timeout: 15_000, interval: 5 };
+
 test('what comes while a batch is in flight is the next batch, and no batch passes the limits', async () => {
   const gates: PromiseWithResolvers<void>[] = [];
   const sizes: number[] = [];
@@ -35,9 +37,9 @@ test('what comes while a batch is in flight is the next batch, and no batch pass
   expect(sizes).toEqual([1]);
   gates[0]?.resolve();
   await first;
-  await expect.poll(() => sizes).toEqual([1, 4]);
+  await expect.poll(() => sizes, until).toEqual([1, 4]);
   gates[1]?.resolve();
-  await expect.poll(() => sizes).toEqual([1, 4, 1]);
+  await expect.poll(() => sizes, until).toEqual([1, 4, 1]);
   gates[2]?.resolve();
   expect(await rest).toEqual([1, 2, 3, 4, 5]);
 });

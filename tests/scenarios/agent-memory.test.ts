@@ -28,8 +28,10 @@ afterAll(async () => {
   await model?.close();
   await db?.dispose();
 });
-beforeEach(() => {
+beforeEach(async () => {
   zep.fault = () => null;
+  // what the test before has said last
+  await sent();
   zep.calls.length = 0;
   model.requests.length = 0;
   model.respond(() => ({ content: 'Noted: the parcel is blue.' }));
@@ -156,7 +158,8 @@ describe('a memory that fails', () => {
     const before = performance.now();
     const run = await ask(at.task, 'hello');
     expect(run.status).toBe('completed');
-    expect(performance.now() - before).toBeLessThan(4_000);
+    // On a busy machine a run takes longer by itself; the requests would hang for good.
+    expect(performance.now() - before).toBeLessThan(8_000);
     expect(await leftOut(run)).toContain('memory: its store could not be asked (timeout)');
     expect(daemon.log.some((line) => line.includes('"memory_failed"') && line.includes(run.id))).toBe(true);
     // the next one does not wait for what is known to be away
@@ -227,7 +230,9 @@ describe('a memory that fails', () => {
     };
     await ask(slow.task, 'hello');
     await until('it is being sent', () => hung === 1);
-    for (const at of [slow, slow, ...others]) await ask(at.task, 'hello');
+    for (const at of [slow, slow]) await ask(at.task, 'hello');
+    // at once, so that they are done long before the request that hangs is given up, after ten seconds
+    await Promise.all(others.map((at) => ask(at.task, 'hello')));
     await until('the others are sent', async () => (await waiting()).length === 3);
     for (const at of others) expect(messages(at)).toHaveLength(2);
     const left = (await waiting()).map((row) => row.reason_code);
@@ -264,7 +269,10 @@ describe('a memory that fails', () => {
       [run.id],
     );
     await sent();
-    expect(daemon.log.some((line) => line.includes('"memory_lost"') && line.includes(run.id))).toBe(true);
+    // said once its row is gone
+    await until('it is said', () =>
+      daemon.log.some((line) => line.includes('"memory_lost"') && line.includes(run.id)),
+    );
     expect(messages(at)).toEqual([]);
   });
 });

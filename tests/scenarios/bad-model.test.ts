@@ -26,7 +26,8 @@ beforeAll(async () => {
     asked.set(marker, count + 1);
     return script[Math.min(count, script.length - 1)] ?? { content: 'no script' };
   });
-  daemon = await testDaemon(db, model);
+  // The lease of production, so that none lapses while all of them are under way on a busy machine.
+  daemon = await testDaemon(db, model, { leaseSeconds: 15 });
   // All of them at once: what one model does wrong must not be felt by the other runs of the daemon.
   for (const marker of Object.keys(scripts)) {
     runs.set(

@@ -73,7 +73,8 @@ describe('a tool that ignores its signal', () => {
     await until('the tool is called', async () => (await toolCalls(db, id)).length > 0);
     const before = performance.now();
     await daemon.stop();
-    expect(performance.now() - before).toBeLessThan(4_000);
+    // Below the grace that is given to handlers which do not come back.
+    expect(performance.now() - before).toBeLessThan(5_000);
     expect((await findRun(db, id))?.status).toBe('queued');
   });
 });

@@ -312,7 +312,8 @@ describe('a worker that says all it can', () => {
         if (index > 0) await part.plant();
         await part.work();
       } finally {
-        const gone = new Promise((resolve) => worker.child.once('exit', resolve));
+        // its output ends after it
+        const gone = new Promise((resolve) => worker.child.once('close', resolve));
         worker.child.kill('SIGTERM');
         await gone;
         logs += worker.output();

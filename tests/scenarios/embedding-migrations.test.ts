@@ -1,6 +1,7 @@
 /** From one embedding model to another: by the command line, a strict embedding server and real daemons. */
 import { createHash } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import type { Queryable } from '../../src/db/database.ts';
 import { reopenMoves } from '../../src/db/embedding-migrations.ts';
 import type { MovePreview, MoveReport } from '../../src/db/embedding-reports.ts';
 import { dropUnusedVectorIndexes, ensureVectorIndex, searchChunks } from '../../src/db/knowledge.ts';
@@ -259,14 +260,20 @@ describe('a move to another model', () => {
     gate.resolve();
     await ended(owner, 'completed');
     expect((await sources(owner)).map((row) => row.embedding_dimensions)).toEqual([NEW, NEW, null]);
+    // the daemon looks for such every half minute, at a workspace ever more rarely: not now
+    const lookIn = (tx: Queryable, time: string): Promise<unknown> =>
+      tx.query(
+        'update agentd.embedding_migrations set retry_at = agentd.now() + $2::interval where workspace_id = $1',
+        [owner.workspaceId, time],
+      );
+    await lookIn(db, '10 minutes');
     late.resolve();
     await settled(owner);
     expect((await sources(owner)).map((row) => row.embedding_dimensions)).toEqual([NEW, NEW, OLD]);
-    // the daemon looks for such every half minute, at a workspace ever more rarely
-    await db.query('update agentd.embedding_migrations set retry_at = agentd.now() where workspace_id = $1', [
-      owner.workspaceId,
-    ]);
-    expect(await reopenMoves(db)).toBe(1);
+    await db.transaction(async (tx) => {
+      await lookIn(tx, '0');
+      expect(await reopenMoves(tx)).toBe(1);
+    });
     await until('the last one is moved', async () =>
       (await sources(owner)).every((row) => row.embedding_dimensions === NEW),
     );

@@ -557,8 +557,10 @@ describe('tenants', () => {
       expect(await numberOfRuns(cooled.task)).toBe(1);
       expect(await trigger(all.trigger)).toMatchObject({ trigger_count: 80 });
       expect(await trigger(cooled.trigger)).toMatchObject({ trigger_count: 1, suppressed_count: 79 });
-      await until('all have ended', async () =>
-        (await runsOf(all.task)).every((run) => run.status === 'completed'),
+      await until(
+        'all have ended',
+        async () => (await runsOf(all.task)).every((run) => run.status === 'completed'),
+        40_000,
       );
     },
   );

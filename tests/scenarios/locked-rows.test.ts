@@ -119,7 +119,7 @@ async function untilMet(
 
 /**
  * Brings the runs to the held rows, one after the other so that each meets them in a statement of its own, and
- * lets the other tenant start runs meanwhile: they complete within a few seconds.
+ * lets the other tenant start runs meanwhile: they complete within a few seconds, on a busy machine.
  */
 async function expectOthersUnhindered(
   { db, other, answerOne, answer, start }: Scene,
@@ -135,7 +135,7 @@ async function expectOthersUnhindered(
   const before = performance.now();
   const runs = await start(other.taskId, 3);
   for (const id of runs) expect((await waitForRun(db, id)).status).toBe('completed');
-  expect(performance.now() - before).toBeLessThan(4_000);
+  expect(performance.now() - before).toBeLessThan(8_000);
   expect(await messages(db, 'chat_messages', other)).toHaveLength(runs.length);
 }
 
@@ -203,7 +203,7 @@ describe.skipIf(!onServer).concurrent('server-only: an open transaction of one t
     const before = performance.now();
     scene.answer();
     for (const id of underWay) expect((await waitForRun(db, id)).status).toBe('completed');
-    expect(performance.now() - before).toBeLessThan(5_000);
+    expect(performance.now() - before).toBeLessThan(8_000);
     await application.query('rollback');
     await expectCompleted(scene, runs);
   });

@@ -63,14 +63,19 @@ type Looked = {
   tools_usable: number | null;
 };
 const looked = (id: string): Promise<Looked> =>
-  until(`connection ${id} was looked at`, async () => {
-    const [row] = await db.query<Looked & { looks: number }>(
-      `select c.*, (select count(*)::integer from public.mcp_refresh_log l where l.connection_id = c.id) as looks
-         from public.agent_mcp_connections c where c.id = $1`,
-      [id],
-    );
-    return row && row.looks > 0 ? row : false;
-  });
+  until(
+    `connection ${id} was looked at`,
+    async () => {
+      const [row] = await db.query<Looked & { looks: number }>(
+        `select c.*, (select count(*)::integer from public.mcp_refresh_log l where l.connection_id = c.id) as looks
+           from public.agent_mcp_connections c where c.id = $1`,
+        [id],
+      );
+      return row && row.looks > 0 ? row : false;
+    },
+    // twenty of them are waited for at once
+    45_000,
+  );
 const codes = async (id: string): Promise<Record<string, string | null>> =>
   Object.fromEntries(
     (

@@ -529,7 +529,7 @@ describe('with a daemon', () => {
     await converged(t, id);
     await settle(t);
     for (const fault of [{ kind: 'hang' }, { kind: 'lose' }, { kind: 'status', status: 503 }] as const) {
-      const search = searcher({ deadlineMs: 300 });
+      const search = searcher({ deadlineMs: 1_000 });
       peer.fault = (call) => (call.path === '/query' ? fault : null);
       const asked = queriesAsked();
       const { chunks } = await search(t, 'passage of the edition');

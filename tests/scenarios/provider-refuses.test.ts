@@ -53,7 +53,7 @@ describe('a long rate limit', () => {
     const { db: database, owner } = other;
     model.respond((request, index) =>
       index === 0
-        ? { status: 429, headers: { 'retry-after-ms': '5200' }, error: { code: 'rate_limit_exceeded' } }
+        ? { status: 429, headers: { 'retry-after-ms': '8000' }, error: { code: 'rate_limit_exceeded' } }
         : { content: request.userText },
     );
     const limited = await startTask(database, owner, 'limited');

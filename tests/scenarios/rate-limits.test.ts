@@ -114,7 +114,8 @@ describe('a key of which little is left', () => {
     expect(run).toMatchObject({ status: 'waiting', reason_code: 'rate_limit' });
     const [call] = await calls(id);
     expect(call).toMatchObject({ status: 'waiting', ticket_kind: 'place', attempt: 1 });
-    expect(Math.abs((call?.ticket_at?.getTime() ?? 0) - (run.wake_at?.getTime() ?? 0))).toBeLessThan(2_000);
+    // the places before and after it are ten seconds away
+    expect(Math.abs((call?.ticket_at?.getTime() ?? 0) - (run.wake_at?.getTime() ?? 0))).toBeLessThan(5_000);
     const book = async () => (await db.query('select requests_at from agentd.rate_limits'))[0];
     const before = await book();
     await untilIdle(db);

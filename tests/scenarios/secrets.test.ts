@@ -264,7 +264,8 @@ describe('a worker that says all it can', () => {
   });
 
   test('its drain says none, and its whole output has been read', async () => {
-    const gone = new Promise((resolve) => worker.child.once('exit', resolve));
+    // its output ends after it
+    const gone = new Promise((resolve) => worker.child.once('close', resolve));
     worker.child.kill('SIGTERM');
     await gone;
     const output = worker.output();

@@ -38,7 +38,11 @@ describe.skipIf(!onServer)('server-only: a checkpoint that takes longer than a s
     );
     const { promise: held, resolve: release } = Promise.withResolvers<void>();
     model.respond((_, index) => ({ content: `answer ${index}`, ...(index < 4 ? { delay: held } : {}) }));
-    await using daemon = await testDaemon(db, model, { databaseLimits: { statementMs: 400 } });
+    // The lease of production: while their rows are held by checkpoints, leases are not renewed.
+    await using daemon = await testDaemon(db, model, {
+      leaseSeconds: 15,
+      databaseLimits: { statementMs: 400 },
+    });
     const taskId = await makeTask(db, platform, {}, [{}, {}]);
     const ids = await Promise.all([1, 2, 3, 4].map(() => startRun(db, taskId)));
     await model.waitForRequest(() => true, 4);

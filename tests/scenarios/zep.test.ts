@@ -653,7 +653,7 @@ describe('with a daemon', () => {
     const t = await tenant();
     await converged(t, await source(t, content('steady')));
     for (const fault of [{ kind: 'hang' }, { kind: 'lose' }, { kind: 'status', status: 503 }] as const) {
-      const search = searcher({ deadlineMs: 300 });
+      const search = searcher({ deadlineMs: 1_000 });
       peer.fault = (call) => (call.path === '/graph/search' ? fault : null);
       const asked = queriesAsked();
       const { chunks } = await search(t, 'passage of the edition');

@@ -20,7 +20,8 @@ export function useDaemon(options: { model?: ModelServerOptions; daemon?: TestDa
     db = await testDatabase();
     model = await startModelServer(options.model);
     platform = await makePlatform(db);
-    daemon = await testDaemon(db, model, options.daemon);
+    // The leases of production: a busy machine does not make them lapse while a test holds a run.
+    daemon = await testDaemon(db, model, { leaseSeconds: 15, ...options.daemon });
   });
   afterAll(async () => {
     await daemon?.stop();

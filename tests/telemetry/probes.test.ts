@@ -19,7 +19,8 @@ afterEach(async () => {
 });
 afterAll(() => db.dispose());
 
-async function start(database: { url: string; embedded: boolean } = db, deadlineMs = 2_000) {
+/** The database may take its time, unless a test is about that. */
+async function start(database: { url: string; embedded: boolean } = db, deadlineMs = 20_000) {
   const state = { draining: false, version: '1.2.3', requiredMigration: newestMigration };
   const probes = await startProbes({
     host: '127.0.0.1',
@@ -105,7 +106,7 @@ test('a database that accepts connections and says nothing does not make the pro
 });
 
 test('many askers at once are one question to the database, and its answer holds for a moment', async () => {
-  const watch = watchDatabase(db, { deadlineMs: 2_000, onError: () => {} });
+  const watch = watchDatabase(db, { deadlineMs: 20_000, onError: () => {} });
   let asked = 0;
   const question = watch.question(60_000, async (tx) => {
     asked += 1;

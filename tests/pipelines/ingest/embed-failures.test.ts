@@ -3,6 +3,7 @@ import { describe, expect, test } from 'vitest';
 import { chunks, embeddingWorld, start } from './embed-support.ts';
 
 const world = embeddingWorld();
+const until = { timeout: 15_000, interval: 5 };
 
 describe('a passage that the provider refuses', () => {
   test.each([
@@ -172,7 +173,7 @@ describe('a provider that fails', () => {
     });
     const run = start(world.ready({ maxItems: 10 }), chunks(40));
     await world.server.waitForRequests(4);
-    await expect.poll(() => world.server.open).toBe(1);
+    await expect.poll(() => world.server.open, until).toBe(1);
     await world.clock.settled();
     gate.resolve();
     // the clock stands still
@@ -182,12 +183,13 @@ describe('a provider that fails', () => {
 
   test('by a hang ends with its time limit', async () => {
     world.server.respond(() => ({ hang: true }));
-    const run = start(world.ready({ timeoutMs: 30 }), chunks(10));
+    // long enough for each request to arrive
+    const run = start(world.ready({ timeoutMs: 300 }), chunks(10));
     await expect
       .poll(async () => {
         await world.clock.advance(1_000);
         return world.server.requests.length;
-      })
+      }, until)
       .toBe(4);
     await expect(run.finished).rejects.toMatchObject({ code: 'provider_error', isTransient: true });
   });
@@ -240,7 +242,7 @@ describe('a limit', () => {
     expect(deps.lanes.of(deps.embedder).width).toBe(8);
     world.server.respond(() => ({}));
     gate.resolve();
-    await expect.poll(() => world.server.open).toBe(0);
+    await expect.poll(() => world.server.open, until).toBe(0);
     expect(deps.lanes.of(deps.embedder).width).toBe(4);
     await world.passUntil(run.finished);
     expect(await run.finished).toMatchObject({ embedded: 100 });

@@ -157,8 +157,8 @@ test('finding what has no new vector takes a look for each passage, not for each
   const move = await claimed();
   const began = performance.now();
   expect((await nextPassages(db, move, null, 200)).passages).toEqual([]);
-  expect(performance.now() - began).toBeLessThan(2_500);
   // as a join it took 22 s for 20,000, where the server did not know how many there are
+  expect(performance.now() - began).toBeLessThan(5_000);
   const plan = await planOf((explaining) => nextPassages(explaining, move, null, 200));
   expect(plan).toContain('SubPlan');
   expect(plan).not.toMatch(/Anti|Semi/);
