@@ -1,8 +1,9 @@
 /**
- * Looks at the tools of many connections whose servers take 100 ms to list them, a few of which hang: how long until all others are
+ * Looks at the tools of many connections whose servers take 100 ms for each answer, a few of which hang: how long until all others are
  * done, beside the same without any that hang?
  *
- * The servers are in a process of their own, the daemon in another. A workspace has 20 connections, one of which hangs.
+ * The servers are in a process of their own, the daemon in another, which has looked at a connection before. A workspace has 20 connections, one of
+ * which hangs. A look waits for three answers: to its greeting, to the word that it was understood, and the list.
  */
 import { randomUUID } from 'node:crypto';
 import { setTimeout as wait } from 'node:timers/promises';
@@ -15,6 +16,7 @@ const CONNECTIONS = Number(process.env.BENCH_CONNECTIONS ?? 1000);
 const PER_WORKSPACE = 20;
 const SHARE_HANGING = 0.05;
 const DELAY_MS = 100;
+const ANSWERS = 3;
 /** As in config/queues.json. */
 const CONCURRENCY = 128;
 const PORTS = 16;
@@ -32,7 +34,7 @@ export async function bench(): Promise<Result> {
     const calm = await looks(ports, []);
     const rough = await looks(ports, hanging);
     const good = CONNECTIONS * (1 - SHARE_HANGING);
-    const ideal = Math.max(DELAY_MS / 1000, (good * DELAY_MS) / 1000 / CONCURRENCY);
+    const ideal = (good * ANSWERS * DELAY_MS) / 1000 / CONCURRENCY;
     const show = ({ seconds, cpuMs }: Look): string =>
       `${seconds.toFixed(2)} s, ${cpuMs.toFixed(1)} ms of processor each`;
     return {
@@ -69,6 +71,14 @@ async function looks(ports: readonly number[], hanging: readonly number[]): Prom
       AGENTD_ALLOWED_PRIVATE_HOSTS: hosts,
     });
     try {
+      const [first] = ports;
+      await database.pool.query(
+        `insert into public.agent_mcp_connections (agent_id, connection_name, server_url)
+         select id, 'first', $1 from public.agents order by id limit 1`,
+        [`http://127.0.0.1:${first}/mcp`],
+      );
+      const isWarm = `select 1 from public.agent_mcp_connections where connection_name = 'first' and last_refreshed_at is not null`;
+      while ((await database.pool.query(isWarm)).rowCount === 0) await wait(50);
       const before = await daemon.cpuSeconds();
       const began = performance.now();
       await database.pool.query(`update public.agent_mcp_connections set is_active = true`);

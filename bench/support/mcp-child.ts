@@ -1,10 +1,12 @@
 /**
- * Tool servers (MCP) on so many ports, in a process of their own: prints the ports, ends with SIGTERM.
+ * Tool servers (MCP) of the revisions with sessions on so many ports, in a process of their own: prints the ports, ends with SIGTERM. Whatever they
+ * answer takes DELAY_MS.
  *
  *     node mcp-child.ts PORTS DELAY_MS PORTS_THAT_HANG
  */
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { setTimeout as wait } from 'node:timers/promises';
 
 const [ports, delayMs, hanging] = process.argv.slice(2).map(Number) as [number, number, number];
 const tools = Array.from({ length: 10 }, (_, i) => ({
@@ -33,6 +35,8 @@ function serve(hangs: boolean): Promise<number> {
     let text = '';
     for await (const part of request) text += part;
     const { id, method, params } = JSON.parse(text) as Message;
+    if (hangs && method === 'tools/list') return;
+    await wait(delayMs);
     if (id === undefined) return void response.writeHead(202).end();
     const send = (body: object): void => {
       response.writeHead(200, { 'content-type': 'application/json' });
@@ -48,7 +52,7 @@ function serve(hangs: boolean): Promise<number> {
       });
     }
     if (method !== 'tools/list') return send({ error: { code: -32601, message: 'Method not found' } });
-    if (!hangs) setTimeout(() => send({ result: { tools } }), delayMs);
+    send({ result: { tools } });
   });
   server.keepAliveTimeout = 60_000;
   return new Promise((resolve) => {
