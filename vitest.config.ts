@@ -16,7 +16,7 @@ export default defineConfig({
     pool: 'forks',
     // An embedded database computes in the test's own process. On a server a test waits most of the time: eleven files of scenarios
     // took 232 s with two workers and 174 s with four, on two cores that had other work as well.
-    maxWorkers: process.env.TEST_DATABASE_URL ? 4 : 2,
+    maxWorkers: process.env.TEST_DATABASE_URL ? 4 : 3,
     sequence: { sequencer: LongestFirst },
   },
 });
