@@ -51,7 +51,6 @@ export const SUBSCRIPTION_CHANGES = `
          and (exists (select 1 from agentd.usage_by_second f where f.workspace_id = w.id)
               or exists (select 1 from public.workspace_subscriptions s join public.pricing_plans p on p.id = s.plan_id
                           where s.workspace_id = w.id and p.usage_period = 'subscription'));
-      perform agentd.renew_limits(p_workspace_id);
       perform agentd.wake_for_limit(array[p_workspace_id]);
     end
     $$;
