@@ -12,6 +12,7 @@ import { countTokens } from 'gpt-tokenizer/encoding/cl100k_base';
 import { getEncoding } from 'js-tiktoken';
 import { chunkDocument } from '../src/pipelines/ingest/chunk.ts';
 import type { ExtractedDocument } from '../src/pipelines/ingest/document.ts';
+import { MARK_LENGTH } from '../src/pipelines/ingest/segments.ts';
 import type { Result } from './support/result.ts';
 import { median } from './support/stats.ts';
 
@@ -133,13 +134,18 @@ function shareWithin(text: string, chunks: readonly { end: number }[]): number {
 
 /** Chunks that are not among the earlier ones after a paragraph was added, for places all over the text. */
 function changedBy(text: string): number[] {
-  const chunks = (of: string) => chunkDocument(documentOf(of), LIMITS);
-  const known = new Set(chunks(text).map((chunk) => chunk.embedText));
+  const before = chunkDocument(documentOf(text), LIMITS);
+  const known = new Set(before.map((chunk) => chunk.embedText));
+  // as the pipeline does: where the document was cut is in the database
+  const limits = {
+    ...LIMITS,
+    earlierCuts: before.map(({ end, content }) => ({ end, mark: content.slice(-MARK_LENGTH) })),
+  };
   const breaks = [...text.matchAll(/\n\n/g)].map((match) => match.index + 2);
   return Array.from({ length: PARAGRAPHS }, (_, i) => {
     const at = breaks[Math.floor(((i + 0.5) * breaks.length) / PARAGRAPHS)] as number;
     const added = `Paragraph ${i} is new. It says that nothing else has changed, and gives ${i} reasons. Nobody reads them twice.\n\n`;
-    return chunks(text.slice(0, at) + added + text.slice(at)).filter((chunk) => !known.has(chunk.embedText))
-      .length;
+    const after = chunkDocument(documentOf(text.slice(0, at) + added + text.slice(at)), limits);
+    return after.filter((chunk) => !known.has(chunk.embedText)).length;
   });
 }

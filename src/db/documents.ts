@@ -546,6 +546,25 @@ delete from public.knowledge_chunks c
   );
 }
 
+/** Where the chunks of the document's present generation end in its text, in UTF-16 units, and the last so many characters of each. Ascending. */
+export async function chunkEnds(
+  db: Queryable,
+  document: Pick<ClaimedDocument, 'id' | 'generation'>,
+  characters: number,
+): Promise<{ readonly end: number; readonly text: string }[]> {
+  return db.query<{ end: number; text: string }>(
+    {
+      name: 'chunk_ends',
+      text: `
+select char_end as "end", right(content, $3) as text
+  from public.knowledge_chunks
+ where source_id = $1 and generation = $2 and char_end is not null
+ order by chunk_index`,
+    },
+    [document.id, document.generation, characters],
+  );
+}
+
 /** A row of media_processing_logs. */
 export type StageLog = {
   readonly step: 'upload' | 'text_extraction' | 'chunking' | 'embedding' | 'indexing';

@@ -22,6 +22,8 @@ import type { McpMetrics } from '../telemetry/mcp-metrics.ts';
 /** A row that a tenant's transaction holds is waited for so many milliseconds; then the look is made again later. */
 const HELD_MS = 20_000;
 const HELD_AGAIN_MS = 60_000;
+/** A look that takes longer than so many milliseconds waits for a server that is slow or hangs, and not for this process. */
+const SLOW_MS = 500;
 /** After what should not happen. */
 const AGAIN_MS = 3_600_000;
 
@@ -57,18 +59,22 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
     key: ({ connection_id, epoch }) => `${connection_id}:${epoch}`,
     // a look lets in more than there are slots, so that a slot never waits for the next look
     admit,
-    async handler({ connection_id, epoch }, { signal, job, log }) {
+    async handler({ connection_id, epoch }, { signal, job, log, lendSlot }) {
       const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };
       const claimed = await claims.add({ connectionId: connection_id, epoch });
       if (claimed === null) return undefined;
       const own = new AbortController();
+      const slow = deps.clock.after(SLOW_MS, lendSlot);
       deps.leases.hold(claimed.id, claimed.lease_epoch, own);
       try {
         const both = AbortSignal.any([signal, own.signal]);
         const db = holdable(deps.db, { ...patience, signal: both });
-        const outcome = await refreshConnection({ ...deps, db, log }, claimed, job.id, both).catch(
-          (error: unknown) => couldNot({ ...deps, log }, claimed, job.id, error),
-        );
+        const outcome = await refreshConnection(
+          { ...deps, db, log, onListed: lendSlot },
+          claimed,
+          job.id,
+          both,
+        ).catch((error: unknown) => couldNot({ ...deps, log }, claimed, job.id, error));
         deps.metrics.ended(outcome);
         log.info(
           { event: 'mcp_refreshed', connection_id, why: claimed.why, outcome },
@@ -78,6 +84,7 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
         // a place of its workspace is free: who waits there need not wait for the next look
         admitMore((error) => log.debug({ event: 'mcp_admission_failed', err: error }, 'nobody was let in'));
       } finally {
+        slow.cancel();
         deps.leases.release(claimed.id, claimed.lease_epoch);
       }
       return undefined;

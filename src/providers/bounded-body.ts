@@ -9,7 +9,8 @@ export const ACCEPTED_ENCODINGS = 'gzip, br';
 
 const DRAIN_BYTES = 16 * 1024;
 const DRAIN_MS = 1000;
-const SLAB_BYTES = 1024 * 1024;
+/** The first piece of memory for a body of unknown length, and the largest: each is twice the one before. */
+const SLAB_BYTES = { first: 16 * 1024, most: 1024 * 1024 } as const;
 /** Copied at once before the loop gets its turn: a few milliseconds. */
 const COPY_BYTES = 16 * 1024 * 1024;
 
@@ -146,14 +147,14 @@ function codingOf(header: string | null): string | null {
  */
 class Slabs {
   readonly #maxBytes: number;
-  readonly #slabBytes: number;
+  #slabBytes: number;
   readonly #slabs: Buffer[] = [];
   #used = 0;
   #total = 0;
 
   constructor(maxBytes: number, announced: number | null) {
     this.#maxBytes = maxBytes;
-    this.#slabBytes = announced === null ? SLAB_BYTES : Math.max(1, Math.min(announced, maxBytes));
+    this.#slabBytes = announced === null ? SLAB_BYTES.first : Math.max(1, Math.min(announced, maxBytes));
   }
 
   add(piece: Buffer): void {
@@ -161,8 +162,9 @@ class Slabs {
     for (let at = 0; at < fits; ) {
       let slab = this.#slabs.at(-1);
       if (slab === undefined || this.#used === slab.length) {
-        slab = Buffer.allocUnsafeSlow(this.#slabs.length === 0 ? this.#slabBytes : SLAB_BYTES);
+        slab = Buffer.allocUnsafeSlow(this.#slabBytes);
         this.#slabs.push(slab);
+        this.#slabBytes = Math.min(2 * slab.length, SLAB_BYTES.most);
         this.#used = 0;
       }
       const copied = piece.copy(slab, this.#used, at, fits);

@@ -3,7 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import { type Readable, Transform } from 'node:stream';
 import { Agent, type Dispatcher, request } from 'undici';
 import type { Clock } from '../clock.ts';
-import { discard } from './bounded-body.ts';
+import { BodyTooLarge, discard, readBody } from './bounded-body.ts';
 import { DocumentError } from './document-error.ts';
 import type { AllowedHosts } from './guarded-address.ts';
 import { guardedConnector, publicResolver, type Resolve } from './guarded-connect.ts';
@@ -110,7 +110,7 @@ export function mcpFetch(options: McpFetchOptions): McpFetch {
         signal: signalOf(init, exchange),
       });
       const isCall = init.method === 'POST';
-      return responseOf(answer, url, { maxBytes, clock, exchange, message, isCall, count, onEnd });
+      return await responseOf(answer, url, { maxBytes, clock, exchange, message, isCall, count, onEnd });
     } catch (error) {
       const failure = fetchError(error, own);
       if (exchange && failure instanceof McpError) exchange.failure = failure;
@@ -174,9 +174,9 @@ type Reading = {
   onEnd(): void;
 };
 
-function responseOf(answer: Dispatcher.ResponseData, url: URL, reading: Reading): Response {
+async function responseOf(answer: Dispatcher.ResponseData, url: URL, reading: Reading): Promise<Response> {
   const { statusCode: status, headers } = answer;
-  const { exchange, clock, maxBytes } = reading;
+  const { exchange, clock } = reading;
   if (exchange && status >= 300) {
     exchange.status = status;
     exchange.retryAfterMs = retryAfterMs({ get: (name) => header(headers, name) }, clock.now());
@@ -192,13 +192,30 @@ function responseOf(answer: Dispatcher.ResponseData, url: URL, reading: Reading)
       nextStep: 'Check that the server’s proxy does not change its answers.',
     });
   }
-  if (/^\d{1,15}$/.test(length) && Number(length) > maxBytes) {
-    discard(answer.body);
-    throw tooLarge(url, maxBytes);
-  }
   const isStream = /^text\/event-stream\b/i.test(type.trim());
-  const body = bounded(answer.body, url, isStream, reading);
+  const body = isStream
+    ? boundedEvents(answer.body, url, reading)
+    : await wholeBody(answer.body, length, url, reading);
   return new Response(body as unknown as ReadableStream, { status, headers: answerHeaders(headers, type) });
+}
+
+/** Throws McpError `too_large`, and what the transfer does. */
+async function wholeBody(body: Readable, length: string, url: URL, reading: Reading): Promise<Uint8Array> {
+  const { maxBytes } = reading;
+  try {
+    const bytes = await readBody(body, {
+      maxBytes,
+      contentLength: length,
+      contentEncoding: null,
+      atLimit: 'fail',
+    });
+    reading.count(bytes.length);
+    return bytes;
+  } catch (error) {
+    throw error instanceof BodyTooLarge ? tooLarge(url, maxBytes) : error;
+  } finally {
+    reading.onEnd();
+  }
 }
 
 /** Passes on what the client reads of the headers; the rest is the server's affair. */
@@ -211,11 +228,8 @@ function answerHeaders(headers: Dispatcher.ResponseData['headers'], type: string
   return kept;
 }
 
-/**
- * The body as far as the limit, after which it fails with `too_large`. In a stream of events the limit is that of
- * one event, and the whole stream may be some times as long.
- */
-function bounded(body: Readable, url: URL, isStream: boolean, reading: Reading): ReadableStream {
+/** A stream of events as far as the limit, after which it fails with `too_large`: that of one event; the whole stream may be some times as long. */
+function boundedEvents(body: Readable, url: URL, reading: Reading): ReadableStream {
   const { clock, maxBytes, exchange, message, isCall, count } = reading;
   let total = 0;
   let event = 0;
@@ -231,26 +245,23 @@ function bounded(body: Readable, url: URL, isStream: boolean, reading: Reading):
     transform(piece: Buffer, _encoding, done) {
       total += piece.length;
       count(piece.length);
-      if (isStream) {
-        goesOn ||= piece.includes('id:');
-        for (const byte of piece) {
-          event++;
-          if (byte === 10) {
-            if (lineIsEmpty) event = 0;
-            lineIsEmpty = true;
-          } else if (byte !== 13) lineIsEmpty = false;
-          if (event > maxBytes) break;
-        }
+      goesOn ||= piece.includes('id:');
+      for (const byte of piece) {
+        event++;
+        if (byte === 10) {
+          if (lineIsEmpty) event = 0;
+          lineIsEmpty = true;
+        } else if (byte !== 13) lineIsEmpty = false;
+        if (event > maxBytes) break;
       }
-      const over = isStream ? event > maxBytes || total > maxBytes * STREAM_FACTOR : total > maxBytes;
-      if (!over) return done(null, piece);
+      if (event <= maxBytes && total <= maxBytes * STREAM_FACTOR) return done(null, piece);
       const failure = tooLarge(url, maxBytes);
       if (isCall) fail(failure);
       done(failure);
     },
   });
   const cutOff = (): void => {
-    if (!isCall || !isStream || goesOn) return;
+    if (!isCall || goesOn) return;
     // whoever has sent the next message had the result of this one
     if (exchange && exchange.messages > message) return;
     fail(

@@ -99,6 +99,9 @@ export async function openMcpSession(settings: McpSettings, signal: AbortSignal)
   }
 }
 
+/** Why requests of a call that has come to its end are given up; one for all, for making an error takes its time. */
+const OVER = new Error('The call is over.');
+
 /** Before a stream of events that has ended is asked for again, in milliseconds. */
 const STREAM_AGAIN_MS = { least: 1_000, most: 60_000 } as const;
 
@@ -265,7 +268,7 @@ function sessionOf(settings: McpSettings, way: Way, client: Client, state: { isO
     } finally {
       timer.cancel();
       // the message that tells the server of a cancellation goes first
-      setImmediate(() => over.abort());
+      setImmediate(() => over.abort(OVER));
     }
   };
 

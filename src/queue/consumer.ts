@@ -58,7 +58,10 @@ const EMBEDDED_POLL_MS = 250;
 /** Jobs that take longer than this on average are not buffered. */
 const SHORT_JOB_MS = 1_000;
 
-type Running = { readonly job: FetchedJob; readonly controller: AbortController };
+/** Slots that may be lent at once, as a multiple of the queue's own: each such job still has a claim and a connection or two. */
+const LENT_FACTOR = 3;
+
+type Running = { readonly job: FetchedJob; readonly controller: AbortController; hasLent: boolean };
 
 export class Consumer {
   readonly queue: string;
@@ -76,6 +79,8 @@ export class Consumer {
   #heartbeat: Timer | null = null;
   /** Moving average of a handler's duration in ms; null until one has finished. */
   #averageMs: number | null = null;
+  /** Of the running jobs, those that have lent their slots. */
+  #lent = 0;
   /** When a handler finished last. */
   #finishedAt = 0;
   #stranded: Timer | null = null;
@@ -205,11 +210,14 @@ export class Consumer {
 
   /** Free slots plus what the buffer lacks; 0 while the buffer is more than half full. */
   #wanted(): number {
-    const { concurrency } = this.#options.config;
     const target = this.#bufferTarget();
-    const free = concurrency - this.#running.size;
+    const free = this.#free();
     if (free <= 0 && this.#buffer.length > target / 2) return 0;
     return Math.max(free + target - this.#buffer.length, 0);
+  }
+
+  #free(): number {
+    return this.#options.config.concurrency + this.#lent - this.#running.size;
   }
 
   #bufferTarget(): number {
@@ -309,7 +317,7 @@ export class Consumer {
     metrics.consumer.fetched(this.queue, jobs.length);
     const mayBegin = this.#mode !== 'draining' && !this.#paused;
     for (const job of jobs) {
-      if (mayBegin && this.#running.size < this.#options.config.concurrency) this.#begin(job);
+      if (mayBegin && this.#free() > 0) this.#begin(job);
       else this.#buffer.push(job);
     }
     metrics.consumer.buffered(this.queue, this.#buffer.length);
@@ -319,23 +327,21 @@ export class Consumer {
 
   #begin(job: FetchedJob): void {
     const controller = new AbortController();
-    this.#running.set(job.id, { job, controller });
+    const running: Running = { job, controller, hasLent: false };
+    this.#running.set(job.id, running);
     const { metrics } = this.#options;
     metrics.jobs.started(this.queue);
     metrics.jobs.running(this.queue, this.#running.size);
     const started = performance.now();
-    void this.#handle(job, controller.signal).then((outcome) => {
+    void this.#handle(running).then((outcome) => {
       const duration = performance.now() - started;
       this.#averageMs = this.#averageMs === null ? duration : this.#averageMs * 0.95 + duration * 0.05;
       this.#finishedAt = this.#options.clock.elapsed();
       this.#running.delete(job.id);
+      if (running.hasLent) this.#lent--;
       metrics.jobs.running(this.queue, this.#running.size);
       this.#settleLater(job, outcome, duration);
-      const next = this.#mode === 'draining' ? undefined : this.#buffer.shift();
-      metrics.consumer.buffered(this.queue, this.#buffer.length);
-      if (next) this.#begin(next);
-      // Asleep there is nothing to fetch: a notification or the poll would have told.
-      if (this.#mode === 'awake') this.#pump();
+      this.#beginNext();
       if (this.#running.size === 0) {
         this.#settler.hurry();
         for (const resolve of this.#idle.splice(0)) resolve();
@@ -343,13 +349,33 @@ export class Consumer {
     });
   }
 
-  async #handle(job: FetchedJob, signal: AbortSignal): Promise<Outcome> {
+  /** What has been waiting for a slot, if there is one. */
+  #beginNext(): void {
+    const next = this.#mode === 'draining' || this.#free() <= 0 ? undefined : this.#buffer.shift();
+    this.#options.metrics.consumer.buffered(this.queue, this.#buffer.length);
+    if (next) this.#begin(next);
+    // Asleep there is nothing to fetch: a notification or the poll would have told.
+    if (this.#mode === 'awake') this.#pump();
+  }
+
+  #lend(running: Running): void {
+    const isOver = this.#running.get(running.job.id) !== running;
+    const isTooMany = this.#lent >= LENT_FACTOR * this.#options.config.concurrency;
+    if (running.hasLent || isOver || isTooMany) return;
+    running.hasLent = true;
+    this.#lent++;
+    this.#beginNext();
+  }
+
+  async #handle(running: Running): Promise<Outcome> {
     const { log } = this.#options;
+    const { job, controller } = running;
     try {
       const answer = await this.#options.job.handle(job.data, {
-        signal,
+        signal: controller.signal,
         job: { id: job.id, attempt: job.retryCount + 1 },
         log,
+        lendSlot: () => this.#lend(running),
       });
       return answer ? { kind: 'again', afterMs: answer.afterMs, why: 'snoozed' } : { kind: 'completed' };
     } catch (error) {

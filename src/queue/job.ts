@@ -8,6 +8,11 @@ export type JobContext = {
   readonly signal: AbortSignal;
   readonly job: { readonly id: string; readonly attempt: number };
   readonly log: Logger;
+  /**
+   * Says that from now on the job waits for others and hardly works: another one may begin in its place. It keeps its claim, and ends like any
+   * other. There is a bound to how many slots are lent at once; beyond it nothing happens.
+   */
+  readonly lendSlot: () => void;
 };
 
 /**

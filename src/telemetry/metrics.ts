@@ -145,7 +145,7 @@ export function createMetrics(options: MetricsOptions = {}): Metrics {
     ['queue', 'outcome'],
     SHORT,
   );
-  const jobsRunning = gauge('agentd_jobs_running', 'Handlers busy in this process.', ['queue']);
+  const jobsRunning = gauge('agentd_jobs_running', 'Handlers under way in this process.', ['queue']);
 
   const fetches = counter('agentd_consumer_fetches_total', 'Fetches sent to the queue.', ['queue']);
   const fetched = counter('agentd_consumer_fetched_jobs_total', 'Jobs that fetches brought.', ['queue']);

@@ -36,6 +36,47 @@ test('every job is done once, and never more at a time than the concurrency', as
   await boss.stop({ graceful: false });
 });
 
+test('a job that waits for others lends its slot, and three times the slots are lent at most', async () => {
+  const boss = await startBoss(db, 'lending');
+  const { promise: held, resolve: release } = Promise.withResolvers<void>();
+  const done: string[] = [];
+  let most = 0;
+  const full = consumer(
+    db,
+    boss,
+    'lending',
+    async ({ key }, { lendSlot }) => {
+      lendSlot();
+      // once more is no other slot
+      lendSlot();
+      most = Math.max(most, full.running);
+      if (key.startsWith('waits')) await held;
+      done.push(key);
+      return undefined;
+    },
+    { concurrency: 1 },
+  );
+  const free = consumer(db, boss, 'lending', async ({ key }) => void done.push(`free ${key}`), {
+    concurrency: 1,
+  });
+  for (const key of ['waits', 'waits too', 'quick']) await enqueue(db, 'lending', key);
+  full.start();
+  await expect.poll(() => done, until).toEqual(['quick']);
+  const many = Array.from({ length: 10 }, (_, i) => `waits ${i}`);
+  for (const key of many) await enqueue(db, 'lending', key);
+  await expect.poll(() => full.running, until).toBe(4);
+  free.start();
+  // the two that were there and two of the ten have a slot or have lent it; eight are for others
+  await expect.poll(() => done.length, until).toBe(9);
+  expect(full.running).toBe(4);
+  release();
+  await expect.poll(() => done.length, until).toBe(13);
+  await Promise.all([full.drain(1_000), free.drain(1_000)]);
+  expect(most).toBe(4);
+  expect(new Set(done.map((key) => key.replace('free ', ''))).size).toBe(13);
+  await boss.stop({ graceful: false });
+});
+
 test('a job that fails is retried as often as the queue says, then goes to the dead letters', async () => {
   const boss = await startBoss(db, 'failing');
   let calls = 0;

@@ -14,7 +14,7 @@ import { atomsOf } from './atoms.ts';
 import type { DocumentChunk, ExtractedDocument } from './document.ts';
 import { commonSection, headingPath, Prefixes } from './headings.ts';
 import { segmentsOf } from './segment.ts';
-import { CUT, KIND, type Segments } from './segments.ts';
+import { CUT, type EarlierCut, KIND, type Segments } from './segments.ts';
 import { TokenIndex } from './token-index.ts';
 
 /** Tokens of the smallest limit that is obeyed. */
@@ -25,12 +25,17 @@ export type ChunkOptions = {
   readonly maxTokens: number;
   /** Tokens of the sentences that a chunk repeats from the one before it, at most; more than half of `maxTokens` is taken as half. */
   readonly overlapTokens: number;
+  /**
+   * Where the document was cut before it changed, ascending. It is cut there again wherever the place is found in the new text, so that a
+   * change makes new chunks of what lies between two cuts and of nothing else. Absent for a document that is new.
+   */
+  readonly earlierCuts?: readonly EarlierCut[];
 };
 
 /**
  * The chunks of a document in their order; none if it is blank.
  *
- * The same document and options give the same chunks. Every character that is not blank lies in one of them; bodies neither begin nor end
+ * The same document and options give the same chunks, the cuts of before among them. Every character that is not blank lies in one of them; bodies neither begin nor end
  * in a blank. Text that follows a heading is never in a chunk with sentences repeated from before it.
  *
  * @throws RangeError for a limit below MIN_CHUNK_TOKENS or an overlap below 0
@@ -43,6 +48,7 @@ export function chunkDocument(document: ExtractedDocument, options: ChunkOptions
   const index = new TokenIndex(document.text, Math.max(4, maxTokens >> 2));
   const prefixes = new Prefixes(maxTokens);
   const segments = segmentsOf(document, index, prefixes, maxTokens);
+  if (options.earlierCuts) segments.keepCuts(options.earlierCuts);
   return new Packer(document, index, prefixes, segments, {
     maxTokens,
     overlapTokens: Math.min(overlapTokens, maxTokens >> 1),
@@ -54,7 +60,7 @@ class Packer {
   readonly #index: TokenIndex;
   readonly #prefixes: Prefixes;
   readonly #segments: Segments;
-  readonly #options: ChunkOptions;
+  readonly #options: Pick<ChunkOptions, 'maxTokens' | 'overlapTokens'>;
   readonly #chunks: DocumentChunk[] = [];
   #page = 0;
 
@@ -63,7 +69,7 @@ class Packer {
     index: TokenIndex,
     prefixes: Prefixes,
     segments: Segments,
-    options: ChunkOptions,
+    options: Pick<ChunkOptions, 'maxTokens' | 'overlapTokens'>,
   ) {
     this.#document = document;
     this.#index = index;

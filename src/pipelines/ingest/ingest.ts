@@ -12,6 +12,7 @@ import {
   bookUnstored,
   type ChunkRow,
   type ClaimedDocument,
+  chunkEnds,
   completeDocument,
   type DocumentFacts,
   deleteChunksFrom,
@@ -29,9 +30,11 @@ import { patientQueries } from '../../db/retry.ts';
 import { DocumentError, type DocumentErrorCode } from '../../providers/document-error.ts';
 import type { Embedder } from '../../providers/embeddings.ts';
 import { JobAborted } from '../../queue/errors.ts';
+import type { ChunkOptions } from './chunk.ts';
 import type { DocumentChunk, DocumentHints, ProcessedDocument } from './document.ts';
 import { type EmbeddingLanes, embedChunks } from './embed.ts';
 import { embeddingKey, vectorsAtOnce } from './embedding-key.ts';
+import { type EarlierCut, MARK_LENGTH } from './segments.ts';
 
 /** What a document was read from. */
 export type FetchedInput = {
@@ -56,7 +59,7 @@ export type IngestDeps = {
   /** Extracts and chunks, off the main thread. Rejects with a DocumentError. */
   readonly process: (
     input: FetchedInput,
-    chunking: { readonly maxTokens: number; readonly overlapTokens: number },
+    chunking: ChunkOptions,
     signal: AbortSignal,
   ) => Promise<ProcessedDocument>;
   /** Throws a DocumentError where no key can be used. */
@@ -167,9 +170,10 @@ async function attempt(
     return { kind: kept ? 'unchanged' : 'lost' };
   }
 
-  const chunking = {
+  const chunking: ChunkOptions = {
     maxTokens: Math.min(CHUNK_TOKENS, embedder.maxItemTokens),
     overlapTokens: OVERLAP_TOKENS,
+    ...(isSameModel ? { earlierCuts: await earlierCuts(db, document) } : {}),
   };
   const processed = await stages.run('text_extraction', async (note) => {
     const result = await deps.process(input, chunking, signal);
@@ -208,6 +212,12 @@ async function attempt(
     note({ generation });
     return { kind: 'completed', chunks: processed.chunks.length, embedded: stored.embedded } as const;
   });
+}
+
+/** Where the generation that is searched now was cut. */
+async function earlierCuts(db: Queryable, document: ClaimedDocument): Promise<EarlierCut[]> {
+  const ends = await chunkEnds(db, document, MARK_LENGTH);
+  return ends.map(({ end, text }) => ({ end, mark: text.slice(-MARK_LENGTH) }));
 }
 
 /** A document is not less complete without an index. */

@@ -22,7 +22,22 @@ export const KIND = { text: 0, table: 1, code: 2, heading: 3 } as const;
 /** The header row of a table. */
 export type TableHeader = { readonly start: number; readonly end: number };
 
+/** UTF-16 units of text before a cut by which it is found again. */
+export const MARK_LENGTH = 48;
+
+/** Where a text was cut before it changed. */
+export type EarlierCut = {
+  /** Offset in the text of then. */
+  readonly end: number;
+  /** What stood before it, MARK_LENGTH units at most. */
+  readonly mark: string;
+};
+
+/** Above every rank with its hash. */
+const KEPT = 2 ** 40;
+
 const NO_TABLE = -1;
+const EVERYWHERE = -1;
 /** Neighbours that are shorter together are one segment, so that 20 MB of `a. a. a.` are not millions of them. UTF-16 units. */
 const SMALL = 48;
 
@@ -36,6 +51,8 @@ export class Segments {
   #hashes = new Uint32Array(1024);
   #sections = new Int32Array(1024);
   #tables = new Int32Array(1024);
+  /** Segments before which the text was cut before it changed. */
+  #kept: ReadonlySet<number> | null = null;
   readonly #sectionList: Section[] = [];
   readonly #tableList: TableHeader[] = [];
   #length = 0;
@@ -114,10 +131,68 @@ export class Segments {
 
   /**
    * Ranks, and between equal ones the hash of what stands before the cut: an order that depends on nothing but the text nearby, so
-   * that a change somewhere else does not move the cut.
+   * that a change somewhere else does not move the cut. Cuts that are kept come before all others.
    */
   priority(at: number): number {
-    return (this.#ranks[at] as number) * 2 ** 32 + (this.#hashes[at] as number);
+    const own = (this.#ranks[at] as number) * 2 ** 32 + (this.#hashes[at] as number);
+    return this.#kept?.has(at) ? KEPT + own : own;
+  }
+
+  /**
+   * Finds the cuts of before in the text, all segments being there: as far from where they were as the one before them, or where their mark
+   * stands and nowhere else, or, where it stands in several places, as far as the next one that was found.
+   */
+  keepCuts(cuts: readonly EarlierCut[]): void {
+    const kept = new Set<number>();
+    let places: ReadonlyMap<string, number> | null = null;
+    let shift = 0;
+    let pending: EarlierCut[] = [];
+    for (const cut of cuts) {
+      let place = this.#follower(cut, shift);
+      if (place === null) {
+        places ??= this.#places();
+        place = places.get(cut.mark) ?? EVERYWHERE;
+        if (place === EVERYWHERE) {
+          pending.push(cut);
+          continue;
+        }
+        shift = (this.#ends[place - 1] as number) - cut.end;
+      }
+      for (const earlier of pending) {
+        const found = this.#follower(earlier, shift);
+        if (found !== null) kept.add(found);
+      }
+      pending = [];
+      kept.add(place);
+    }
+    this.#kept = kept;
+  }
+
+  /** The segment after a cut that is so far from where it was; null where there is none. */
+  #follower({ end, mark }: EarlierCut, shift: number): number | null {
+    return this.#text.endsWith(mark, end + shift) ? this.#after(end + shift) : null;
+  }
+
+  /** The segment that follows the one that ends there; null where none does. */
+  #after(end: number): number | null {
+    let [low, high] = [0, this.#length - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if ((this.#ends[middle] as number) < end) low = middle + 1;
+      else high = middle;
+    }
+    return this.#ends[low] === end && low + 1 < this.#length ? low + 1 : null;
+  }
+
+  /** Which segment follows a mark, and EVERYWHERE where several do. */
+  #places(): ReadonlyMap<string, number> {
+    const places = new Map<string, number>();
+    for (let at = 1; at < this.#length; at++) {
+      const end = this.#ends[at - 1] as number;
+      const mark = this.#text.slice(Math.max(0, end - MARK_LENGTH), end);
+      places.set(mark, places.has(mark) ? EVERYWHERE : at);
+    }
+    return places;
   }
 
   #grow(): void {

@@ -1,4 +1,5 @@
 /** What the daemon's thread and the threads that read documents say to each other. */
+import type { ChunkOptions } from './chunk.ts';
 import type {
   DocumentChunk,
   DocumentErrorCode,
@@ -8,15 +9,13 @@ import type {
 } from './document.ts';
 import type { PdfEngineName } from './extract/pdf-engine.ts';
 
-export type Chunking = { readonly maxTokens: number; readonly overlapTokens: number };
-
 /** To the thread: read this. The bytes are handed over, not copied. */
 export type ProcessRequest = {
   readonly kind: 'process';
   readonly bytes: Uint8Array;
   readonly hints: DocumentHints;
   readonly limits: DocumentLimits;
-  readonly chunking: Chunking;
+  readonly chunking: ChunkOptions;
   readonly pdfEngine: PdfEngineName;
 };
 

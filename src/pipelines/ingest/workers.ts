@@ -9,6 +9,7 @@
 import { isMarkedAsUntransferable, Worker } from 'node:worker_threads';
 import { type Clock, systemClock, type Timer } from '../../clock.ts';
 import type { ThreadEnd } from '../../telemetry/document-metrics.ts';
+import type { ChunkOptions } from './chunk.ts';
 import {
   type DocumentChunk,
   DocumentError,
@@ -18,7 +19,7 @@ import {
 } from './document.ts';
 import { timedOut, tooLarge } from './extract/failures.ts';
 import type { PdfEngineName } from './extract/pdf-engine.ts';
-import type { Chunking, ProcessRequest, ThreadAnswer } from './worker-protocol.ts';
+import type { ProcessRequest, ThreadAnswer } from './worker-protocol.ts';
 
 export type DocumentWorkersOptions = {
   readonly clock?: Clock;
@@ -52,7 +53,7 @@ type Job = {
   readonly bytes: Uint8Array;
   readonly hints: DocumentHints;
   readonly limits: DocumentLimits;
-  readonly chunking: Chunking;
+  readonly chunking: ChunkOptions;
   readonly resolve: (document: ProcessedDocument) => void;
   readonly reject: (error: unknown) => void;
   /** Takes the job's listener off its signal. */
@@ -116,7 +117,7 @@ export class DocumentWorkers {
     bytes: Uint8Array,
     hints: DocumentHints,
     limits: DocumentLimits,
-    chunking: Chunking,
+    chunking: ChunkOptions,
     signal?: AbortSignal,
   ): Promise<ProcessedDocument> {
     return new Promise((resolve, reject) => {

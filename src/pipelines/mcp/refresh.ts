@@ -43,6 +43,8 @@ export type RefreshDeps = McpSettingsDeps & {
   /** Between 0 and 1. */
   readonly random?: () => number;
   readonly open?: typeof openMcpSession;
+  /** The servers have said what they have to say: what is left is the database's. */
+  readonly onListed?: () => void;
 };
 
 export type RefreshOutcome =
@@ -85,6 +87,7 @@ export async function refreshConnection(
       await putBackRefresh(db, claimed, CROWDED_MS * (0.5 + random()));
       return { kind: 'crowded' };
     }
+    deps.onListed?.();
     // what only connections need is loaded with the first
     const { toolRows } = await import('./tool-rows.ts');
     const { rows, listed: count, dropped } = await toolRows(listed.listing, clock);

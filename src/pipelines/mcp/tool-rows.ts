@@ -53,13 +53,16 @@ export async function toolRows(
   const named: Named[] = [];
   let spent = 0;
   let turn = clock.elapsed();
+  let began = busyMs();
   for (const [name, tools] of groups) {
-    const began = busyMs();
     named.push(judge(name, tools, spent < LISTING_MS));
-    spent += busyMs() - began;
+    const now = busyMs();
+    spent += now - began;
+    began = now;
     if (clock.elapsed() - turn > TURN_MS) {
       await nextTurn();
       turn = clock.elapsed();
+      began = busyMs();
     }
   }
   keepApart(named);

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest';
 import { chunkDocument } from '../../../src/pipelines/ingest/chunk.ts';
 import { countTokens, TokenIndex } from '../../../src/pipelines/ingest/token-index.ts';
 import { code, markdownText, options, pagesOf, plainText, table } from './chunk-documents.ts';
-import { documentOf, expectSound, oracle } from './chunk-support.ts';
+import { cutsOf, documentOf, expectSound, oracle } from './chunk-support.ts';
 
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 60);
 const TIMEOUT = 300_000;
@@ -58,6 +58,21 @@ for (const [markup, arbitrary] of [
       { numRuns: RUNS },
     );
   });
+
+test('a changed text keeps the cuts of before, and every promise', { timeout: TIMEOUT }, () => {
+  const input = fc.tuple(plainText, plainText, plainText, plainText, options);
+  fc.assert(
+    fc.property(input, ([first, old, fresh, last, limits]) => {
+      const document = documentOf([first, old, last].join('\n\n'), 'plain');
+      const before = chunkDocument(document, limits);
+      const kept = { ...limits, earlierCuts: cutsOf(before) };
+      expect(chunkDocument(document, kept)).toEqual(before);
+      const changed = documentOf([first, fresh, last].join('\n\n'), 'plain');
+      expectSound(changed, kept, chunkDocument(changed, kept));
+    }),
+    { numRuns: RUNS },
+  );
+});
 
 test('a table or a block of code that fits is never cut', { timeout: TIMEOUT }, () => {
   const block = fc.oneof(table, code);

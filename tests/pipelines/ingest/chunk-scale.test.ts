@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { chunkDocument } from '../../../src/pipelines/ingest/chunk.ts';
 import type { DocumentChunk } from '../../../src/pipelines/ingest/document.ts';
 import { countTokens } from '../../../src/pipelines/ingest/token-index.ts';
-import { documentOf, expectSound } from './chunk-support.ts';
+import { cutsOf, documentOf, expectSound } from './chunk-support.ts';
 
 const LIMITS = { maxTokens: 512, overlapTokens: 64 };
 const TIMEOUT = 300_000;
@@ -104,6 +104,20 @@ describe('a paragraph that is added', () => {
     expect(before.length).toBeGreaterThan(1000);
     expect(changed.filter((count) => count <= 3).length).toBeGreaterThanOrEqual(38);
     expect(Math.max(...changed)).toBeLessThanOrEqual(8);
+  });
+
+  test('changes at most 3 chunks at every place, where the document is cut as it was before', {
+    timeout: TIMEOUT,
+  }, () => {
+    const limits = { ...LIMITS, earlierCuts: cutsOf(before) };
+    expect(chunkDocument(documentOf(text, 'plain'), limits)).toEqual(before);
+    const changed = Array.from({ length: 60 }, (_, i) => {
+      const at = breaks[Math.floor((i * breaks.length) / 60)] as number;
+      const added = `Paragraph ${i} is new. It says that nothing else has changed, and ${prose(100 + 3 * i, 100 + i)}.\n\n`;
+      const after = chunkDocument(documentOf(text.slice(0, at) + added + text.slice(at), 'plain'), limits);
+      return after.filter((chunk) => !known.has(chunk.embedText)).length;
+    });
+    expect(Math.max(...changed)).toBeLessThanOrEqual(3);
   });
 
   test('does not touch the chunks before it', () => {

@@ -3,6 +3,7 @@ import { countTokens } from 'gpt-tokenizer/encoding/cl100k_base';
 import { expect } from 'vitest';
 import type { ChunkOptions } from '../../../src/pipelines/ingest/chunk.ts';
 import type { DocumentChunk, ExtractedDocument } from '../../../src/pipelines/ingest/document.ts';
+import { type EarlierCut, MARK_LENGTH } from '../../../src/pipelines/ingest/segments.ts';
 import { MAX_PIECE } from '../../../src/pipelines/ingest/token-index.ts';
 
 /** Tokens as gpt-tokenizer counts them, special tokens as plain text. Quadratic in the longest word. */
@@ -16,6 +17,10 @@ export function documentOf(
 ): ExtractedDocument {
   return { format: markup === 'markdown' ? 'markdown' : 'text', title: null, text, markup, pageStarts };
 }
+
+/** Where chunks end, as the next version of their document is told. */
+export const cutsOf = (chunks: readonly DocumentChunk[]): EarlierCut[] =>
+  chunks.map(({ content, end }) => ({ end, mark: content.slice(-MARK_LENGTH) }));
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: 'grapheme' });
 const isBlank = (character: string | undefined): boolean => character === undefined || /\s/.test(character);
