@@ -212,6 +212,38 @@ describe('a server that misbehaves', () => {
   });
 });
 
+test('servers that hang leave the only slot of a worker to those that answer', async () => {
+  const own = await testDatabase();
+  const { agentId } = await makePlatform(own);
+  const connectTo = (url: string): Promise<string> =>
+    insert(own, 'public.agent_mcp_connections', { agent_id: agentId, connection_name: url, server_url: url });
+  const hanging = ['/slot-a', '/slot-b', '/slot-c'].map((path) => peer.serve(path, () => undefined));
+  for (const url of hanging) await connectTo(url);
+  const worker = await testDaemon(
+    own,
+    { url: 'http://127.0.0.1:9', apiKey: 'none' },
+    { env: { AGENTD_ALLOWED_PRIVATE_HOSTS: peer.host, AGENTD_QUEUES: 'mcp-refresh=1' } },
+  );
+  try {
+    await until('all three hang', () => ['/slot-a', '/slot-b', '/slot-c'].every((p) => peer.listings.has(p)));
+    const good = await connectTo(peer.serve('/slot-good', () => ({ tools: [plainTool('fine')] })));
+    await until('the good one was looked at', async () => {
+      const [row] = await own.query<{ usable: number | null }>(
+        'select tools_usable as usable from public.agent_mcp_connections where id = $1',
+        [good],
+      );
+      return row?.usable === 1;
+    });
+    const [held] = await own.query<{ looks: number }>(
+      'select count(*)::integer as looks from agentd.mcp_refreshes where lease_expires_at is not null',
+    );
+    expect(held).toEqual({ looks: 3 });
+  } finally {
+    await worker.stop();
+    await own.dispose();
+  }
+});
+
 describe('a tool that is broken', () => {
   test('is held back with its reason, and the others of its server work', async () => {
     const long = 'a'.repeat(70);

@@ -7,12 +7,12 @@
  * splitter's are.
  */
 
-/** The ends (exclusive) of the parts of segments `from` to `to`, ascending. */
+/** The ends (exclusive) of the parts of segments `from` to `to`, ascending. `fits` is told the best cut of the range, too. */
 export function atomsOf(
   from: number,
   to: number,
   priority: (segment: number) => number,
-  fits: (from: number, to: number) => boolean,
+  fits: (from: number, to: number, cut: number) => boolean,
 ): number[] {
   // A tree whose root is the best cut: each node's sides are the best cuts of what lies before and after it. Linear in its size.
   const size = to - from;
@@ -34,7 +34,7 @@ export function atomsOf(
   const stack: [number, number, number][] = [[0, size, spine[0] ?? 0]];
   for (let range = stack.pop(); range; range = stack.pop()) {
     const [start, end, cut] = range;
-    if (cut === 0 || fits(from + start, from + end)) {
+    if (cut === 0 || fits(from + start, from + end, from + cut)) {
       ends.push(from + end);
       continue;
     }

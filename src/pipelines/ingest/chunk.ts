@@ -92,12 +92,18 @@ class Packer {
   /** Chunks of segments between which no cut is forced. */
   #pack(from: number, to: number): void {
     const { maxTokens, overlapTokens } = this.#options;
-    // An atom leaves room for the overlap, unless it is a block that is to stay whole.
+    const segments = this.#segments;
     const atoms = atomsOf(
       from,
       to,
-      (segment) => this.#segments.priority(segment),
-      (start, end) => this.#tokens(start, end) + (start > from ? overlapTokens : 0) <= maxTokens,
+      (segment) => segments.priority(segment),
+      (start, end, cut) => {
+        // An atom leaves room for the overlap, unless it is a block that is to stay whole, or a chunk of before.
+        const isKept =
+          segments.isKept(start) && (end === to || segments.isKept(end)) && !segments.isKept(cut);
+        const room = start === from || isKept ? 0 : overlapTokens;
+        return this.#tokens(start, end) + room <= maxTokens;
+      },
     );
     let start = from;
     let before = from;

@@ -135,7 +135,12 @@ export class Segments {
    */
   priority(at: number): number {
     const own = (this.#ranks[at] as number) * 2 ** 32 + (this.#hashes[at] as number);
-    return this.#kept?.has(at) ? KEPT + own : own;
+    return this.isKept(at) ? KEPT + own : own;
+  }
+
+  /** Whether the text was cut before it earlier, and so is again. */
+  isKept(at: number): boolean {
+    return this.#kept?.has(at) === true;
   }
 
   /**
