@@ -7,12 +7,19 @@ const LEADERS = / ?(?:\. ?){5,}/g;
 // biome-ignore lint/suspicious/noControlCharactersInRegex: U+0002 is what some libraries put there
 const HYPHEN_MARKS = /[\x02\xad](?=\r?\n)/g;
 
+/** Blanks that are not one by themselves. */
+const UNEVEN = /[^\S \n]| {2}/;
+
 /** A page as the library gives it, as lines. PDFium puts U+FFFE where a line ended in a hyphen, and goes on without a line end. */
 export function pageLines(page: string): string[] {
-  const text = page.replace(/\ufffe(\r?\n)?/g, '-\n').replace(HYPHEN_MARKS, '-');
+  const text = cleanCharacters(page.replace(/\ufffe(\r?\n)?/g, '-\n').replace(HYPHEN_MARKS, '-'));
+  // most pages have neither: their lines need not be looked at one by one
+  const isUneven = UNEVEN.test(text);
+  const hasLeaders = text.search(LEADERS) >= 0;
   const lines: string[] = [];
-  for (const line of cleanCharacters(text).split('\n')) {
-    const clean = line.replace(/\s+/g, ' ').replace(LEADERS, ' … ').trim();
+  for (const line of text.split('\n')) {
+    const even = isUneven ? line.replace(/\s+/g, ' ') : line;
+    const clean = (hasLeaders ? even.replace(LEADERS, ' … ') : even).trim();
     if (clean !== '') lines.push(clean);
   }
   return lines;
