@@ -1,5 +1,6 @@
 /**
- * The whole pipeline: fifty documents (PDF, DOCX, HTML, Markdown; see support/corpus.ts) from files to searchable chunks, beside LangChain.js.
+ * The whole pipeline: fifty documents (PDF, DOCX, HTML, Markdown; see support/corpus.ts) from files to searchable chunks, beside LangChain.js; then
+ * fifty small pages, of which what is done for each document once, and not its length, makes the time.
  *
  * agentd: the files lie in a storage folder, and their rows are inserted into media_library of ten workspaces in turns, for no workspace may
  * have more than two documents under way; the time is from the insert to the last document's completion. LangChain: one process, no
@@ -18,7 +19,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import type pg from 'pg';
 import type { LangChainAsked, LangChainEnded } from './peers/langchain.ts';
 import { benchPath, Child, startDaemonChild } from './support/child.ts';
-import { corpus } from './support/corpus.ts';
+import { corpus, smallPages } from './support/corpus.ts';
 import { type BenchDatabase, withDatabase } from './support/database.ts';
 import type { EmbeddingsAsked } from './support/embeddings-child.ts';
 import type { Line, Result } from './support/result.ts';
@@ -41,14 +42,7 @@ type Side = 'ours' | 'parallel' | 'serial' | 'indexed';
 type Reading = { seconds: number; cpuSeconds: number; chunks: number; stages: string };
 
 export async function bench(): Promise<Result> {
-  const files = await corpus();
   const server = new Child([benchPath('support/embeddings-child.ts'), String(ANSWER_MS)], {});
-  const readings: Record<Side, Reading[]> = {
-    ours: [],
-    parallel: [],
-    serial: [],
-    indexed: [],
-  };
   try {
     const { port } = await server.json<{ port: number }>();
     const url = `http://127.0.0.1:${port}/v1`;
@@ -62,25 +56,42 @@ export async function bench(): Promise<Result> {
         throw new Error(`Requests of ${mostTexts} texts, ${mostAtOnce} at once, are not what is compared.`);
       return reading;
     };
-    const chain = (atOnce: number, index: boolean) =>
-      read((at) => langChain({ files, atOnce, index, url: at }));
-    for (let round = 0; round < ROUNDS; round++) {
-      readings.ours.push(await read((at) => agentd(files, at)));
-      readings.parallel.push(await chain(files.length, false));
-      readings.serial.push(await chain(1, false));
-      readings.indexed.push(await chain(files.length, true));
-    }
+    const measure = async (files: readonly string[]): Promise<Record<Side, Reading[]>> => {
+      const readings: Record<Side, Reading[]> = { ours: [], parallel: [], serial: [], indexed: [] };
+      const chain = (atOnce: number, index: boolean) =>
+        read((at) => langChain({ files, atOnce, index, url: at }));
+      for (let round = 0; round < ROUNDS; round++) {
+        readings.ours.push(await read((at) => agentd(files, at)));
+        readings.parallel.push(await chain(files.length, false));
+        readings.serial.push(await chain(1, false));
+        readings.indexed.push(await chain(files.length, true));
+      }
+      return readings;
+    };
+    const mixed = await corpus();
+    const small = await smallPages();
+    return {
+      bench: 'pipeline',
+      lines: [
+        ...linesOf(`whole pipeline, ${mixed.length} documents`, mixed.length, await measure(mixed), [2, 5]),
+        ...linesOf(`the same, ${small.length} small pages`, small.length, await measure(small), [null, null]),
+      ],
+    };
   } finally {
     await server.stop();
   }
-  return { bench: 'pipeline', lines: linesOf(files.length, readings) };
 }
 
-function linesOf(count: number, readings: Record<Side, Reading[]>): Line[] {
+/** @param goals beside LangChain in parallel, and one document after the other */
+function linesOf(
+  title: string,
+  count: number,
+  { ours, parallel, serial, indexed }: Record<Side, Reading[]>,
+  goals: readonly [number | null, number | null],
+): Line[] {
   const rate = (some: readonly Reading[]): number => count / median(some.map(({ seconds }) => seconds));
   const cpu = (some: readonly Reading[]): string =>
     `${median(some.map(({ cpuSeconds }) => cpuSeconds)).toFixed(1)} s`;
-  const { ours, parallel, serial, indexed } = readings;
   const own = rate(ours);
   const line = (
     measured: string,
@@ -98,17 +109,17 @@ function linesOf(count: number, readings: Record<Side, Reading[]>): Line[] {
   });
   return [
     line(
-      `whole pipeline, ${count} documents, embedding server of ${ANSWER_MS} ms`,
+      `${title}, embedding server of ${ANSWER_MS} ms`,
       'LangChain.js, all documents at once',
       parallel,
-      2,
+      goals[0],
       `${ours[0]?.chunks} and ${parallel[0]?.chunks} chunks; median of ${ROUNDS}; its own processor time ${cpu(ours)} and ${cpu(parallel)}; agentd’s documents in ${WORKSPACES} workspaces`,
     ),
     line(
       'the same',
       'LangChain.js, one document after the other, as its documentation shows it',
       serial,
-      5,
+      goals[1],
       `stages of agentd’s documents, all together: ${ours[0]?.stages}`,
     ),
     line(

@@ -43,18 +43,14 @@ const CARRIED = [
   ...['handbook.html', 'handbook.md', 'colorsys-sphinx.html'],
 ];
 
+/** Pages of Python's documentation that count as small, in bytes. */
+const SMALL = { least: 15_000, most: 60_000, count: 50 } as const;
+
 /** Paths of the documents: always the same ones, in the same order. Downloads packages that are missing. */
 export async function corpus(): Promise<string[]> {
-  const folder = process.env.BENCH_DOCUMENTS ?? join(tmpdir(), 'agentd-bench-documents');
-  await mkdir(folder, { recursive: true });
   const files: string[] = [];
   for (const [debian, paths] of Object.entries(PACKAGED)) {
-    const unpacked = join(folder, debian);
-    const isThere = await access(unpacked).then(
-      () => true,
-      () => false,
-    );
-    if (!isThere) await unpack(folder, debian);
+    const unpacked = await unpackedPackage(debian);
     files.push(...paths.map((path) => join(unpacked, path)));
   }
   files.push(
@@ -65,6 +61,28 @@ export async function corpus(): Promise<string[]> {
   await Promise.all(files.map((file) => stat(file)));
   // large and small ones in turns, as they might come
   return files.map((file, i) => files[(i * 19) % files.length] ?? file);
+}
+
+/** Paths of as many small pages of HTML, always the same ones. */
+export async function smallPages(): Promise<string[]> {
+  const library = join(await unpackedPackage('python3.11-doc'), 'usr/share/doc/python3.11/html/library');
+  const names = (await readdir(library)).filter((name) => name.endsWith('.html')).sort();
+  const paths = names.map((name) => join(library, name));
+  const sizes = await Promise.all(paths.map(async (path) => (await stat(path)).size));
+  const small = paths.filter((_, i) => (sizes[i] ?? 0) > SMALL.least && (sizes[i] ?? 0) < SMALL.most);
+  return small.filter((_, i) => i % Math.floor(small.length / SMALL.count) === 0).slice(0, SMALL.count);
+}
+
+async function unpackedPackage(debian: string): Promise<string> {
+  const folder = process.env.BENCH_DOCUMENTS ?? join(tmpdir(), 'agentd-bench-documents');
+  await mkdir(folder, { recursive: true });
+  const unpacked = join(folder, debian);
+  const isThere = await access(unpacked).then(
+    () => true,
+    () => false,
+  );
+  if (!isThere) await unpack(folder, debian);
+  return unpacked;
 }
 
 async function unpack(folder: string, debian: string): Promise<void> {

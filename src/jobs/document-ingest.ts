@@ -12,6 +12,12 @@ import type { DocumentMetrics } from '../telemetry/document-metrics.ts';
 /** A document whose row somebody holds is looked at again after so many milliseconds; its slot is another's meanwhile. */
 const HELD_MS = 1_000;
 
+/**
+ * A slot stands for the memory that a document takes. One of so few passages, two or three hundred kilobytes, lends it to another while its
+ * embeddings are waited for.
+ */
+const SMALL_CHUNKS = 100;
+
 const payload = z.object({ source_id: z.guid(), request: z.int() });
 
 export type DocumentIngestDeps = IngestDeps & {
@@ -30,7 +36,7 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
     key: ({ source_id, request }) => `${source_id}:${request}`,
     // a look lets in more than there are slots, so that a slot never waits for the next look
     admit: () => admitDocuments(deps.db, deps.concurrency * 4),
-    async handler({ source_id, request }, { signal, job, log }) {
+    async handler({ source_id, request }, { signal, job, log, lendSlot }) {
       const asked = { sourceId: source_id, request };
       const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };
       const db = patientQueries(deps.db, patience);
@@ -50,7 +56,13 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
       deps.leases.hold(document.id, document.lease_epoch, own);
       try {
         const outcome = await ingestDocument(
-          { ...deps, log },
+          {
+            ...deps,
+            log,
+            onChunked: (chunks) => {
+              if (chunks <= SMALL_CHUNKS) lendSlot();
+            },
+          },
           document,
           job.id,
           AbortSignal.any([signal, own.signal]),

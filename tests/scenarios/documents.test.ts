@@ -335,3 +335,25 @@ describe('a daemon', () => {
     ).rejects.toThrow(/storage_path must begin with the folder/);
   });
 });
+
+test('a small document that waits for its embeddings leaves the only slot to others', async () => {
+  const { promise: held, resolve: release } = Promise.withResolvers<void>();
+  server.respond(({ texts }) => (texts.some((t) => t.includes('slow')) ? { delay: held } : {}));
+  const only = await testDaemon(db, server, { env: { ...env(), AGENTD_QUEUES: 'document-ingest=1' } });
+  try {
+    const slow = await text('slow', 'A slow text.');
+    await until(
+      'its embeddings are waited for',
+      async () => (await source(slow)).processing_status === 'processing',
+    );
+    const quick = await text('quick', 'A quick text.');
+    expect(await settled(quick)).toMatchObject({ processing_status: 'completed' });
+    expect(await source(slow)).toMatchObject({ processing_status: 'processing' });
+    release();
+    expect(await settled(slow)).toMatchObject({ processing_status: 'completed' });
+  } finally {
+    release();
+    await only.stop();
+    server.respond(() => ({}));
+  }
+});

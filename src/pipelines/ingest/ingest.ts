@@ -70,6 +70,8 @@ export type IngestDeps = {
     embedder: Pick<Embedder, 'model' | 'dimensions'>,
     coming: number,
   ) => Promise<unknown>;
+  /** The document has been read, and cut into so many passages. */
+  readonly onChunked?: (chunks: number) => void;
   readonly onStage?: (stage: StageLog['step'], seconds: number) => void;
 };
 
@@ -182,6 +184,7 @@ async function attempt(
   });
   stages.add('chunking', processed.chunkMs, { chunks: processed.chunks.length });
   if (processed.chunks.length === 0) throw new DocumentError('empty', 'The document has no text.');
+  deps.onChunked?.(processed.chunks.length);
 
   const generation = document.generation + 1;
   await deleteChunksFrom(db, document, generation, processed.chunks.length);
