@@ -19,7 +19,7 @@ const SHARE_HANGING = 0.05;
 const DELAY_MS = 100;
 const ANSWERS = 3;
 /** As in config/queues.json; and so few that two processors have time to spare beside servers and database. */
-const AT_ONCE = { usual: 128, few: 16 } as const;
+const AT_ONCE = { usual: 128, few: 8 } as const;
 /** Between the two looks at all. */
 const PAUSE_MS = 3_000;
 const PORTS = 16;

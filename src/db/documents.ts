@@ -546,10 +546,16 @@ delete from public.knowledge_chunks c
   );
 }
 
-/** Where the chunks of the document's present generation end in its text, in UTF-16 units, and the last so many characters of each. Ascending. */
+/** No passage of ours is larger, in bytes; what an application wrote into the rows may be, and is not read. */
+const LARGEST_PASSAGE = 16_384;
+
+/**
+ * Where the chunks of the document's present generation end in its text, in UTF-16 units, and the last so many characters of each, in their
+ * order. Applications can write these rows: the numbers may be anything.
+ */
 export async function chunkEnds(
   db: Queryable,
-  document: Pick<ClaimedDocument, 'id' | 'generation'>,
+  document: Pick<ClaimedDocument, 'id' | 'generation' | 'stored_chunks'>,
   characters: number,
 ): Promise<{ readonly end: number; readonly text: string }[]> {
   return db.query<{ end: number; text: string }>(
@@ -558,10 +564,11 @@ export async function chunkEnds(
       text: `
 select char_end as "end", right(content, $3) as text
   from public.knowledge_chunks
- where source_id = $1 and generation = $2 and char_end is not null
+ where source_id = $1 and generation = $2 and chunk_index >= 0 and chunk_index < $4
+   and char_end is not null and octet_length(content) <= $5
  order by chunk_index`,
     },
-    [document.id, document.generation, characters],
+    [document.id, document.generation, characters, document.stored_chunks ?? 0, LARGEST_PASSAGE],
   );
 }
 

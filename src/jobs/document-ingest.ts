@@ -14,16 +14,17 @@ const HELD_MS = 1_000;
 
 /**
  * A slot stands for the memory that a document takes. One of so few passages, two or three hundred kilobytes, lends it to another while its
- * embeddings are waited for.
+ * embeddings are waited for; so many at once.
  */
 const SMALL_CHUNKS = 100;
+const MOST_SMALL = 16;
 
 const payload = z.object({ source_id: z.guid(), request: z.int() });
 
 export type DocumentIngestDeps = IngestDeps & {
   readonly workerId: string;
   readonly leases: Leases;
-  /** Documents that are worked on at once. */
+  /** Documents that are read at once. */
   readonly concurrency: number;
   readonly metrics: DocumentMetrics;
 };
@@ -36,6 +37,7 @@ export function documentIngestJob(deps: DocumentIngestDeps): Job {
     key: ({ source_id, request }) => `${source_id}:${request}`,
     // a look lets in more than there are slots, so that a slot never waits for the next look
     admit: () => admitDocuments(deps.db, deps.concurrency * 4),
+    lends: MOST_SMALL,
     async handler({ source_id, request }, { signal, job, log, lendSlot }) {
       const asked = { sourceId: source_id, request };
       const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };

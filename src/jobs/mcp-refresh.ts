@@ -22,8 +22,9 @@ import type { McpMetrics } from '../telemetry/mcp-metrics.ts';
 /** A row that a tenant's transaction holds is waited for so many milliseconds; then the look is made again later. */
 const HELD_MS = 20_000;
 const HELD_AGAIN_MS = 60_000;
-/** A look that takes longer than so many milliseconds waits for a server that is slow or hangs, and not for this process. */
+/** A server that takes longer than so many milliseconds is slow or hangs: others are looked at in its place, so many at once. */
 const SLOW_MS = 500;
+const MOST_SLOW = 64;
 /** After what should not happen. */
 const AGAIN_MS = 3_600_000;
 
@@ -59,6 +60,7 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
     key: ({ connection_id, epoch }) => `${connection_id}:${epoch}`,
     // a look lets in more than there are slots, so that a slot never waits for the next look
     admit,
+    lends: MOST_SLOW,
     async handler({ connection_id, epoch }, { signal, job, log, lendSlot }) {
       const patience = { clock: deps.clock, signal, onRetry: deps.onRetry };
       const claimed = await claims.add({ connectionId: connection_id, epoch });
@@ -70,7 +72,7 @@ export function mcpRefreshJob(deps: McpRefreshDeps): Job {
         const both = AbortSignal.any([signal, own.signal]);
         const db = holdable(deps.db, { ...patience, signal: both });
         const outcome = await refreshConnection(
-          { ...deps, db, log, onListed: lendSlot },
+          { ...deps, db, log, onListed: () => slow.cancel() },
           claimed,
           job.id,
           both,

@@ -176,7 +176,7 @@ type Reading = {
 
 async function responseOf(answer: Dispatcher.ResponseData, url: URL, reading: Reading): Promise<Response> {
   const { statusCode: status, headers } = answer;
-  const { exchange, clock } = reading;
+  const { exchange, clock, maxBytes } = reading;
   if (exchange && status >= 300) {
     exchange.status = status;
     exchange.retryAfterMs = retryAfterMs({ get: (name) => header(headers, name) }, clock.now());
@@ -192,19 +192,31 @@ async function responseOf(answer: Dispatcher.ResponseData, url: URL, reading: Re
       nextStep: 'Check that the server’s proxy does not change its answers.',
     });
   }
+  if (/^\d{1,15}$/.test(length) && Number(length) > maxBytes) {
+    discard(answer.body);
+    throw tooLarge(url, maxBytes);
+  }
   const isStream = /^text\/event-stream\b/i.test(type.trim());
-  const body = isStream
-    ? boundedEvents(answer.body, url, reading)
-    : await wholeBody(answer.body, length, url, reading);
+  const body =
+    status === 200 && reading.isCall && !isStream
+      ? await wholeBody(answer.body, length, url, reading)
+      : bounded(answer.body, url, isStream, reading);
   return new Response(body as unknown as ReadableStream, { status, headers: answerHeaders(headers, type) });
 }
 
-/** Throws McpError `too_large`, and what the transfer does. */
-async function wholeBody(body: Readable, length: string, url: URL, reading: Reading): Promise<Uint8Array> {
-  const { maxBytes } = reading;
+/**
+ * The usual answer to a call, read at once: streams of Node and of the web between would take more time than all else. One that is cut off fails
+ * when it is read, as it would as a stream: of some answers the client wants the status alone. Throws McpError `too_large`.
+ */
+async function wholeBody(
+  body: Readable,
+  length: string,
+  url: URL,
+  reading: Reading,
+): Promise<Uint8Array | ReadableStream> {
   try {
     const bytes = await readBody(body, {
-      maxBytes,
+      maxBytes: reading.maxBytes,
       contentLength: length,
       contentEncoding: null,
       atLimit: 'fail',
@@ -212,7 +224,8 @@ async function wholeBody(body: Readable, length: string, url: URL, reading: Read
     reading.count(bytes.length);
     return bytes;
   } catch (error) {
-    throw error instanceof BodyTooLarge ? tooLarge(url, maxBytes) : error;
+    if (error instanceof BodyTooLarge) throw tooLarge(url, reading.maxBytes);
+    return new ReadableStream({ start: (controller) => controller.error(fetchError(error, url)) });
   } finally {
     reading.onEnd();
   }
@@ -228,8 +241,11 @@ function answerHeaders(headers: Dispatcher.ResponseData['headers'], type: string
   return kept;
 }
 
-/** A stream of events as far as the limit, after which it fails with `too_large`: that of one event; the whole stream may be some times as long. */
-function boundedEvents(body: Readable, url: URL, reading: Reading): ReadableStream {
+/**
+ * The body as far as the limit, after which it fails with `too_large`. In a stream of events the limit is that of
+ * one event, and the whole stream may be some times as long.
+ */
+function bounded(body: Readable, url: URL, isStream: boolean, reading: Reading): ReadableStream {
   const { clock, maxBytes, exchange, message, isCall, count } = reading;
   let total = 0;
   let event = 0;
@@ -245,23 +261,26 @@ function boundedEvents(body: Readable, url: URL, reading: Reading): ReadableStre
     transform(piece: Buffer, _encoding, done) {
       total += piece.length;
       count(piece.length);
-      goesOn ||= piece.includes('id:');
-      for (const byte of piece) {
-        event++;
-        if (byte === 10) {
-          if (lineIsEmpty) event = 0;
-          lineIsEmpty = true;
-        } else if (byte !== 13) lineIsEmpty = false;
-        if (event > maxBytes) break;
+      if (isStream) {
+        goesOn ||= piece.includes('id:');
+        for (const byte of piece) {
+          event++;
+          if (byte === 10) {
+            if (lineIsEmpty) event = 0;
+            lineIsEmpty = true;
+          } else if (byte !== 13) lineIsEmpty = false;
+          if (event > maxBytes) break;
+        }
       }
-      if (event <= maxBytes && total <= maxBytes * STREAM_FACTOR) return done(null, piece);
+      const over = isStream ? event > maxBytes || total > maxBytes * STREAM_FACTOR : total > maxBytes;
+      if (!over) return done(null, piece);
       const failure = tooLarge(url, maxBytes);
       if (isCall) fail(failure);
       done(failure);
     },
   });
   const cutOff = (): void => {
-    if (!isCall || goesOn) return;
+    if (!isCall || !isStream || goesOn) return;
     // whoever has sent the next message had the result of this one
     if (exchange && exchange.messages > message) return;
     fail(

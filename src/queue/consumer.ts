@@ -58,10 +58,12 @@ const EMBEDDED_POLL_MS = 250;
 /** Jobs that take longer than this on average are not buffered. */
 const SHORT_JOB_MS = 1_000;
 
-/** Slots that may be lent at once, as a multiple of the queue's own: each such job still has a claim and a connection or two. */
-const LENT_FACTOR = 3;
-
-type Running = { readonly job: FetchedJob; readonly controller: AbortController; hasLent: boolean };
+type Running = {
+  readonly job: FetchedJob;
+  readonly controller: AbortController;
+  /** `wanted`: it would lend its slot, but as many are lent as may be. */
+  slot: 'own' | 'wanted' | 'lent';
+};
 
 export class Consumer {
   readonly queue: string;
@@ -216,6 +218,10 @@ export class Consumer {
     return Math.max(free + target - this.#buffer.length, 0);
   }
 
+  #isDraining(): boolean {
+    return this.#mode === 'draining';
+  }
+
   #free(): number {
     return this.#options.config.concurrency + this.#lent - this.#running.size;
   }
@@ -298,7 +304,7 @@ export class Consumer {
     // what was committed before the row was, was not told to us
     await this.#admit();
     const free = this.#wanted();
-    if (free > 0 && (await this.#take(free)) >= free) this.#mode = 'awake';
+    if (free > 0 && (await this.#take(free)) >= free && !this.#isDraining()) this.#mode = 'awake';
   }
 
   #schedulePoll(): void {
@@ -327,7 +333,7 @@ export class Consumer {
 
   #begin(job: FetchedJob): void {
     const controller = new AbortController();
-    const running: Running = { job, controller, hasLent: false };
+    const running: Running = { job, controller, slot: 'own' };
     this.#running.set(job.id, running);
     const { metrics } = this.#options;
     metrics.jobs.started(this.queue);
@@ -336,9 +342,10 @@ export class Consumer {
     void this.#handle(running).then((outcome) => {
       const duration = performance.now() - started;
       this.#averageMs = this.#averageMs === null ? duration : this.#averageMs * 0.95 + duration * 0.05;
-      this.#finishedAt = this.#options.clock.elapsed();
       this.#running.delete(job.id);
-      if (running.hasLent) this.#lent--;
+      if (running.slot === 'lent') this.#takeBack();
+      // no slot became free with one that was lent
+      else this.#finishedAt = this.#options.clock.elapsed();
       metrics.jobs.running(this.queue, this.#running.size);
       this.#settleLater(job, outcome, duration);
       this.#beginNext();
@@ -359,12 +366,22 @@ export class Consumer {
   }
 
   #lend(running: Running): void {
-    const isOver = this.#running.get(running.job.id) !== running;
-    const isTooMany = this.#lent >= LENT_FACTOR * this.#options.config.concurrency;
-    if (running.hasLent || isOver || isTooMany) return;
-    running.hasLent = true;
+    if (running.slot === 'lent' || this.#running.get(running.job.id) !== running) return;
+    running.slot = 'wanted';
+    if (this.#lent >= this.#options.job.lends) return;
+    running.slot = 'lent';
     this.#lent++;
     this.#beginNext();
+  }
+
+  /** A job that had lent its slot is over: another that would lend its own does. */
+  #takeBack(): void {
+    this.#lent--;
+    for (const running of this.#running.values()) {
+      if (running.slot !== 'wanted') continue;
+      this.#lend(running);
+      return;
+    }
   }
 
   async #handle(running: Running): Promise<Outcome> {

@@ -10,7 +10,7 @@ export type JobContext = {
   readonly log: Logger;
   /**
    * Says that from now on the job waits for others and hardly works: another one may begin in its place. It keeps its claim, and ends like any
-   * other. There is a bound to how many slots are lent at once; beyond it nothing happens.
+   * other. Where as many slots are lent as the definition allows (`lends`), this one is as soon as another of them ends.
    */
   readonly lendSlot: () => void;
 };
@@ -29,6 +29,8 @@ export type JobDefinition<P> = {
   /** The key under which only one job may be live. */
   readonly key: (payload: P) => string;
   readonly handler: Handler<P>;
+  /** Slots that handlers may have lent at once: what those that wait may hold, beside those that work. None if absent. */
+  readonly lends?: number;
   /** Makes jobs of rows that wait for one; asked when fewer jobs than wanted are there. Returns how many it made. */
   readonly admit?: () => Promise<number>;
 };
@@ -40,6 +42,7 @@ export type Job = {
   /** Throws PermanentError with code bad_payload for what the queue does not carry. */
   readonly handle: (data: unknown, context: JobContext) => Promise<undefined | Snooze>;
   readonly admit: (() => Promise<number>) | null;
+  readonly lends: number;
 };
 
 /** Makes a definition usable by the consumer. */
@@ -59,5 +62,6 @@ export function defineJob<P>(definition: JobDefinition<P>): Job {
     key: (data) => definition.key(parse(data)),
     handle: (data, context) => definition.handler(parse(data), context),
     admit: definition.admit ?? null,
+    lends: definition.lends ?? 0,
   };
 }

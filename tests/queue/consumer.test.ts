@@ -1,4 +1,6 @@
+import type { PgBoss } from 'pg-boss';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { Consumer } from '../../src/queue/consumer.ts';
 import { PermanentError, snooze } from '../../src/queue/errors.ts';
 import { onServer, type TestDatabase, testDatabase } from '../support/database.ts';
 import { consumer, enqueue, outcomes, startBoss } from './support.ts';
@@ -36,45 +38,103 @@ test('every job is done once, and never more at a time than the concurrency', as
   await boss.stop({ graceful: false });
 });
 
-test('a job that waits for others lends its slot, and three times the slots are lent at most', async () => {
-  const boss = await startBoss(db, 'lending');
-  const { promise: held, resolve: release } = Promise.withResolvers<void>();
-  const done: string[] = [];
-  let most = 0;
-  const full = consumer(
-    db,
-    boss,
-    'lending',
-    async ({ key }, { lendSlot }) => {
-      lendSlot();
-      // once more is no other slot
-      lendSlot();
-      most = Math.max(most, full.running);
-      if (key.startsWith('waits')) await held;
-      done.push(key);
-      return undefined;
-    },
-    { concurrency: 1 },
-  );
-  const free = consumer(db, boss, 'lending', async ({ key }) => void done.push(`free ${key}`), {
-    concurrency: 1,
+describe('a job that waits for others lends its slot', () => {
+  type Waiting = { key: string; end: () => void };
+  /** Jobs named `waits …` lend twice and wait for their end; the others are done at once. */
+  const lender = (boss: PgBoss, queue: string, lends: number) => {
+    const seen = { waiting: [] as Waiting[], done: [] as string[], most: 0 };
+    const worker: Consumer = consumer(
+      db,
+      boss,
+      queue,
+      async ({ key }, { lendSlot }) => {
+        seen.most = Math.max(seen.most, worker.running);
+        if (key.startsWith('waits')) {
+          lendSlot();
+          // once more is no other slot
+          lendSlot();
+          await new Promise<void>((end) => seen.waiting.push({ key, end }));
+        }
+        seen.done.push(key);
+        return undefined;
+      },
+      { concurrency: 1 },
+      50,
+      lends,
+    );
+    return { seen, worker };
+  };
+
+  test('to one other, and has it back when it ends', async () => {
+    const boss = await startBoss(db, 'lending');
+    const { seen, worker } = lender(boss, 'lending', 3);
+    const others = ['a', 'b', 'c', 'd'];
+    for (const key of ['waits', ...others]) await enqueue(db, 'lending', key);
+    worker.start();
+    await expect.poll(() => seen.done.toSorted(), until).toEqual(others);
+    expect(seen.most).toBe(2);
+    seen.most = 0;
+    seen.waiting[0]?.end();
+    await expect.poll(() => worker.running, until).toBe(0);
+    for (const key of others) await enqueue(db, 'lending', `${key} again`);
+    await expect.poll(() => seen.done.length, until).toBe(9);
+    expect(seen.most).toBe(1);
+    await worker.drain(1_000);
+    await boss.stop({ graceful: false });
   });
-  for (const key of ['waits', 'waits too', 'quick']) await enqueue(db, 'lending', key);
-  full.start();
-  await expect.poll(() => done, until).toEqual(['quick']);
-  const many = Array.from({ length: 10 }, (_, i) => `waits ${i}`);
-  for (const key of many) await enqueue(db, 'lending', key);
-  await expect.poll(() => full.running, until).toBe(4);
-  free.start();
-  // the two that were there and two of the ten have a slot or have lent it; eight are for others
-  await expect.poll(() => done.length, until).toBe(9);
-  expect(full.running).toBe(4);
-  release();
-  await expect.poll(() => done.length, until).toBe(13);
-  await Promise.all([full.drain(1_000), free.drain(1_000)]);
-  expect(most).toBe(4);
-  expect(new Set(done.map((key) => key.replace('free ', ''))).size).toBe(13);
-  await boss.stop({ graceful: false });
+
+  test('as far as its queue allows, and later where others have lent theirs', async () => {
+    const boss = await startBoss(db, 'lending-much');
+    const { seen, worker } = lender(boss, 'lending-much', 2);
+    for (let i = 0; i < 6; i++) await enqueue(db, 'lending-much', `waits ${i}`);
+    worker.start();
+    // the third has no slot to lend until one of the others ends; then it gives its own to one that waits for it
+    for (let ended = 0; ended < 6; ended++) {
+      await expect.poll(() => seen.waiting.length, until).toBe(Math.min(6, ended + 3));
+      seen.waiting[ended]?.end();
+      await expect.poll(() => seen.done.length, until).toBe(ended + 1);
+    }
+    expect(seen.most).toBe(3);
+    await worker.drain(1_000);
+    await boss.stop({ graceful: false });
+  });
+
+  test('but not to a paused queue', async () => {
+    const boss = await startBoss(db, 'lending-paused');
+    const { promise: paused, resolve: pause } = Promise.withResolvers<void>();
+    const { promise: ended, resolve: end } = Promise.withResolvers<void>();
+    const done: string[] = [];
+    const worker = consumer(
+      db,
+      boss,
+      'lending-paused',
+      async ({ key }, { lendSlot }) => {
+        if (key === 'waits') {
+          await paused;
+          lendSlot();
+          await ended;
+        }
+        done.push(key);
+        return undefined;
+      },
+      { concurrency: 1 },
+      50,
+      1,
+    );
+    await enqueue(db, 'lending-paused', 'waits');
+    worker.start();
+    await expect.poll(() => worker.running, until).toBe(1);
+    worker.setPaused(true);
+    await enqueue(db, 'lending-paused', 'other');
+    pause();
+    end();
+    await expect.poll(() => worker.running, until).toBe(0);
+    expect(done).toEqual(['waits']);
+    worker.setPaused(false);
+    await expect.poll(() => done, until).toEqual(['waits', 'other']);
+    await worker.drain(1_000);
+    await boss.stop({ graceful: false });
+  });
 });
 
 test('a job that fails is retried as often as the queue says, then goes to the dead letters', async () => {

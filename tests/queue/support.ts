@@ -46,6 +46,7 @@ export function consumer(
   handler: Handler<Payload>,
   config: Partial<QueueConfig> = {},
   pollMs = 50,
+  lends = 0,
 ): Consumer {
   return new Consumer({
     job: defineJob<Payload>({
@@ -57,6 +58,7 @@ export function consumer(
       },
       key: ({ key }) => key,
       handler,
+      lends,
     }),
     config: { ...queueConfig, ...config },
     db,

@@ -26,8 +26,9 @@ export type ChunkOptions = {
   /** Tokens of the sentences that a chunk repeats from the one before it, at most; more than half of `maxTokens` is taken as half. */
   readonly overlapTokens: number;
   /**
-   * Where the document was cut before it changed, ascending. It is cut there again wherever the place is found in the new text, so that a
-   * change makes new chunks of what lies between two cuts and of nothing else. Absent for a document that is new.
+   * Where the document was cut before it changed. Where such a place is found in the new text it is cut there again, unless what lies on its
+   * two sides fits into one chunk now: a change makes new chunks of what lies between two cuts, and of little else. Absent for a document
+   * that is new.
    */
   readonly earlierCuts?: readonly EarlierCut[];
 };
@@ -98,9 +99,9 @@ class Packer {
       to,
       (segment) => segments.priority(segment),
       (start, end, cut) => {
+        if (segments.isKept(cut)) return false;
         // An atom leaves room for the overlap, unless it is a block that is to stay whole, or a chunk of before.
-        const isKept =
-          segments.isKept(start) && (end === to || segments.isKept(end)) && !segments.isKept(cut);
+        const isKept = segments.isKept(start) && (end === to || segments.isKept(end));
         const room = start === from || isKept ? 0 : overlapTokens;
         return this.#tokens(start, end) + room <= maxTokens;
       },

@@ -87,6 +87,7 @@ export type IngestOutcome =
   | { readonly kind: 'lost' };
 
 /** Changes when the same bytes would become other passages: then everything is read again when it is next asked for. */
+// another version that cuts otherwise must not keep the cuts of the one before: it has to be noted with the generation then
 const PIPELINE_VERSION = '1';
 const CHUNK_TOKENS = 512;
 const OVERLAP_TOKENS = 64;
@@ -175,10 +176,10 @@ async function attempt(
   const chunking: ChunkOptions = {
     maxTokens: Math.min(CHUNK_TOKENS, embedder.maxItemTokens),
     overlapTokens: OVERLAP_TOKENS,
-    ...(isSameModel ? { earlierCuts: await earlierCuts(db, document) } : {}),
   };
   const processed = await stages.run('text_extraction', async (note) => {
-    const result = await deps.process(input, chunking, signal);
+    const cuts = isSameModel ? await earlierCuts(deps, document) : [];
+    const result = await deps.process(input, { ...chunking, earlierCuts: cuts }, signal);
     note({ format: result.format, pages: result.pages, characters: result.characters });
     return result;
   });
@@ -218,7 +219,7 @@ async function attempt(
 }
 
 /** Where the generation that is searched now was cut. */
-async function earlierCuts(db: Queryable, document: ClaimedDocument): Promise<EarlierCut[]> {
+async function earlierCuts({ db }: IngestDeps, document: ClaimedDocument): Promise<EarlierCut[]> {
   const ends = await chunkEnds(db, document, MARK_LENGTH);
   return ends.map(({ end, text }) => ({ end, mark: text.slice(-MARK_LENGTH) }));
 }

@@ -131,7 +131,7 @@ export class Segments {
 
   /**
    * Ranks, and between equal ones the hash of what stands before the cut: an order that depends on nothing but the text nearby, so
-   * that a change somewhere else does not move the cut. Cuts that are kept come before all others.
+   * that a change somewhere else does not move the cut. Cuts of before that are kept come before all others.
    */
   priority(at: number): number {
     const own = (this.#ranks[at] as number) * 2 ** 32 + (this.#hashes[at] as number);
@@ -144,20 +144,28 @@ export class Segments {
   }
 
   /**
-   * Finds the cuts of before in the text, all segments being there: as far from where they were as the one before them, or where their mark
-   * stands and nowhere else, or, where it stands in several places, as far as the next one that was found.
+   * Finds the cuts of before in the text, all segments being there: as far from where they were as the one before them, or behind it where their
+   * mark stands and nowhere else, or, where it stands in several places, as far as the next one that was found. A cut that would part a heading
+   * from what is now below it is none.
    */
   keepCuts(cuts: readonly EarlierCut[]): void {
     const kept = new Set<number>();
+    const textEnd = this.#length === 0 ? 0 : (this.#ends[this.#length - 1] as number);
     let places: ReadonlyMap<string, number> | null = null;
     let shift = 0;
+    let last = 0;
     let pending: EarlierCut[] = [];
+    const keep = (place: number): void => {
+      if (this.#kinds[place - 1] !== KIND.heading) kept.add(place);
+      last = Math.max(last, place);
+    };
     for (const cut of cuts) {
+      if (cut.end + shift === textEnd) continue;
       let place = this.#follower(cut, shift);
       if (place === null) {
-        places ??= this.#places();
-        place = places.get(cut.mark) ?? EVERYWHERE;
-        if (place === EVERYWHERE) {
+        places ??= this.#places(new Set(cuts.map(({ mark }) => mark)));
+        place = cut.mark.length < MARK_LENGTH ? EVERYWHERE : (places.get(cut.mark) ?? EVERYWHERE);
+        if (place <= last) {
           pending.push(cut);
           continue;
         }
@@ -165,10 +173,10 @@ export class Segments {
       }
       for (const earlier of pending) {
         const found = this.#follower(earlier, shift);
-        if (found !== null) kept.add(found);
+        if (found !== null) keep(found);
       }
       pending = [];
-      kept.add(place);
+      keep(place);
     }
     this.#kept = kept;
   }
@@ -189,13 +197,13 @@ export class Segments {
     return this.#ends[low] === end && low + 1 < this.#length ? low + 1 : null;
   }
 
-  /** Which segment follows a mark, and EVERYWHERE where several do. */
-  #places(): ReadonlyMap<string, number> {
+  /** Which segment follows each of the marks, and EVERYWHERE where several do. */
+  #places(marks: ReadonlySet<string>): ReadonlyMap<string, number> {
     const places = new Map<string, number>();
     for (let at = 1; at < this.#length; at++) {
       const end = this.#ends[at - 1] as number;
       const mark = this.#text.slice(Math.max(0, end - MARK_LENGTH), end);
-      places.set(mark, places.has(mark) ? EVERYWHERE : at);
+      if (marks.has(mark)) places.set(mark, places.has(mark) ? EVERYWHERE : at);
     }
     return places;
   }

@@ -43,7 +43,7 @@ export type RefreshDeps = McpSettingsDeps & {
   /** Between 0 and 1. */
   readonly random?: () => number;
   readonly open?: typeof openMcpSession;
-  /** The servers have said what they have to say: what is left is the database's. */
+  /** The server has said what it has to say: nobody else is waited for but the database. */
   readonly onListed?: () => void;
 };
 

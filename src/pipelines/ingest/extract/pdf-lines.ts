@@ -15,7 +15,7 @@ export function pageLines(page: string): string[] {
   const text = cleanCharacters(page.replace(/\ufffe(\r?\n)?/g, '-\n').replace(HYPHEN_MARKS, '-'));
   // most pages have neither: their lines need not be looked at one by one
   const isUneven = UNEVEN.test(text);
-  const hasLeaders = text.search(LEADERS) >= 0;
+  const hasLeaders = isUneven || text.search(LEADERS) >= 0;
   const lines: string[] = [];
   for (const line of text.split('\n')) {
     const even = isUneven ? line.replace(/\s+/g, ' ') : line;
