@@ -118,6 +118,25 @@ export const dribbles: Page = (_request, response) => {
   })();
 };
 
+/** The same as JSON: white space before a value that never comes. */
+export const dribblesJson: Page = (_request, response) => {
+  response.writeHead(200, { 'content-type': 'application/json' });
+  void (async () => {
+    while (!response.closed) {
+      response.write(' ');
+      await pause(50);
+    }
+  })();
+};
+
+/** A head, the beginning of a body, and the end of the connection. */
+export function cutOff(status: number): Page {
+  return (_request, response) => {
+    response.writeHead(status, { 'content-type': 'application/json', 'content-length': 1000 });
+    response.write('{"jsonrpc": ', () => response.destroy());
+  };
+}
+
 /** That many bytes of a body without an end in sight. */
 export function floods(contentType: string, bytes: number): Page {
   return (_request, response) => {

@@ -6,7 +6,9 @@ import { parseAllowedHosts } from '../../src/providers/guarded-address.ts';
 import { McpError } from '../../src/providers/mcp-error.ts';
 import { type McpSession, type McpSettings, openMcpSession } from '../../src/providers/mcp-session.ts';
 import {
+  cutOff,
   dribbles,
+  dribblesJson,
   floods,
   type HostileMcp,
   hangs,
@@ -118,6 +120,10 @@ describe('an answer', () => {
   test.each([
     ['never comes', hangs, 'timeout'],
     ['comes a little at a time for ever', dribbles, 'timeout'],
+    ['of JSON comes a little at a time for ever', dribblesJson, 'timeout'],
+    ['of JSON is cut off', cutOff(200), 'unreachable'],
+    ['that refuses us is cut off', cutOff(401), 'auth_required'],
+    ['that says how often we may come is cut off', cutOff(429), 'rate_limited'],
     ['of JSON has no end', floods('application/json', 50_000_000), 'too_large'],
     ['of events has no end', floods('text/event-stream', 50_000_000), 'too_large'],
     [

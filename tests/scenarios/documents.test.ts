@@ -5,8 +5,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
+import { isDeepStrictEqual } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { searchChunks } from '../../src/db/knowledge.ts';
+import { chunkDocument } from '../../src/pipelines/ingest/chunk.ts';
+import type { EarlierCut } from '../../src/pipelines/ingest/segments.ts';
 import { type EmbeddingServer, startEmbeddingServer } from '../peers/embedding-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
@@ -227,6 +230,60 @@ describe('a daemon', () => {
     const twin = await text('the same again', changed);
     await settled(twin);
     expect(server.paid.items - items).toBeLessThanOrEqual(3);
+  });
+
+  test('a changed text is cut where it was cut before, whatever applications wrote into its passages', async () => {
+    const content = paragraphs(300, 'cuts');
+    const changed = content.replace('Paragraph 20 says', 'Paragraph 20 now says');
+    const limits = { maxTokens: 512, overlapTokens: 64 };
+    const endsOf = (whole: string, earlierCuts: readonly EarlierCut[] = []): number[] =>
+      chunkDocument(
+        { format: 'text', title: null, text: whole, markup: 'plain', pageStarts: null },
+        { ...limits, earlierCuts },
+      ).map(({ end }) => end);
+    const id = await text('cuts', content);
+    await settled(id);
+    const ends = async (): Promise<number[]> =>
+      (
+        await db.query<{ end: number }>(
+          `select c.char_end as "end" from public.knowledge_chunks c join public.knowledge_sources k on k.id = c.source_id
+            where k.id = $1 and c.generation = k.generation order by c.chunk_index`,
+          [id],
+        )
+      ).map(({ end }) => end);
+    expect(await ends()).toEqual(endsOf(content));
+    const edit = async (next: string): Promise<void> => {
+      const { generation } = await source(id);
+      await db.query('update public.knowledge_sources set content = $2 where id = $1', [id, next]);
+      await until('the new edition is searched', async () => {
+        const row = await source(id);
+        return row.processing_status === 'completed' && row.generation > generation;
+      });
+    };
+
+    // the one cut that is left is where a new document is not cut
+    const cuts = [...content.matchAll(/\n\nParagraph 1\d\d says/g)].map(({ index }) => ({
+      end: index,
+      mark: content.slice(index - 48, index),
+    }));
+    const only = cuts.find((cut) => !isDeepStrictEqual(endsOf(changed, [cut]), endsOf(changed)));
+    if (!only) throw new Error('No cut would make a difference.');
+    await db.query(
+      `update public.knowledge_chunks set char_end = case chunk_index when 3 then $2::integer end, content = case chunk_index when 3 then $3 else content end
+        where source_id = $1`,
+      [id, only.end, content.slice(only.end - 200, only.end)],
+    );
+    await edit(changed);
+    expect(await ends()).toEqual(endsOf(changed, [only]));
+
+    await db.query(
+      `update public.knowledge_chunks set content = case chunk_index % 3 when 0 then '' when 1 then repeat('a', 100000) else content end,
+              char_end = case chunk_index % 4 when 0 then -1 when 1 then null when 2 then 2147483647 else 7 end
+        where source_id = $1`,
+      [id],
+    );
+    await edit(content);
+    expect(await ends()).toEqual(endsOf(content));
   });
 
   test('a passage that the provider refuses is found by its words, the others by all', async () => {
