@@ -12,7 +12,7 @@ import { countTokens } from 'gpt-tokenizer/encoding/cl100k_base';
 import { getEncoding } from 'js-tiktoken';
 import { chunkDocument } from '../src/pipelines/ingest/chunk.ts';
 import type { ExtractedDocument } from '../src/pipelines/ingest/document.ts';
-import { MARK_LENGTH } from '../src/pipelines/ingest/segments.ts';
+import { cutAfter } from '../src/pipelines/ingest/segments.ts';
 import type { Result } from './support/result.ts';
 import { median } from './support/stats.ts';
 
@@ -139,7 +139,7 @@ function changedBy(text: string): number[] {
   // as the pipeline does: where the document was cut is in the database
   const limits = {
     ...LIMITS,
-    earlierCuts: before.map(({ end, content }) => ({ end, mark: content.slice(-MARK_LENGTH) })),
+    earlierCuts: before.map(({ end, content }) => cutAfter(end, content)),
   };
   const breaks = [...text.matchAll(/\n\n/g)].map((match) => match.index + 2);
   return Array.from({ length: PARAGRAPHS }, (_, i) => {

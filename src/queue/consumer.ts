@@ -218,10 +218,7 @@ export class Consumer {
     return Math.max(free + target - this.#buffer.length, 0);
   }
 
-  #isDraining(): boolean {
-    return this.#mode === 'draining';
-  }
-
+  /** Slots that no job has, those that were lent among them. */
   #free(): number {
     return this.#options.config.concurrency + this.#lent - this.#running.size;
   }
@@ -305,6 +302,11 @@ export class Consumer {
     await this.#admit();
     const free = this.#wanted();
     if (free > 0 && (await this.#take(free)) >= free && !this.#isDraining()) this.#mode = 'awake';
+  }
+
+  /** Asked after a wait, in which the mode may have changed. */
+  #isDraining(): boolean {
+    return this.#mode === 'draining';
   }
 
   #schedulePoll(): void {

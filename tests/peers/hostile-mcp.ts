@@ -107,27 +107,19 @@ export function plainTool(
 /** Never answers, and keeps the connection. */
 export const hangs: Page = () => {};
 
-/** Answers with a head and then a few bytes now and then, for ever. */
-export const dribbles: Page = (_request, response) => {
-  response.writeHead(200, { 'content-type': 'text/event-stream' });
-  void (async () => {
-    while (!response.closed) {
-      response.write(': still here\n\n');
-      await pause(50);
-    }
-  })();
-};
-
-/** The same as JSON: white space before a value that never comes. */
-export const dribblesJson: Page = (_request, response) => {
-  response.writeHead(200, { 'content-type': 'application/json' });
-  void (async () => {
-    while (!response.closed) {
-      response.write(' ');
-      await pause(50);
-    }
-  })();
-};
+/** Answers with a head and then a few bytes now and then, for ever: comments of a stream of events, or the white space before a value. */
+export function dribbles(contentType: 'text/event-stream' | 'application/json'): Page {
+  const piece = contentType === 'text/event-stream' ? ': still here\n\n' : ' ';
+  return (_request, response) => {
+    response.writeHead(200, { 'content-type': contentType });
+    void (async () => {
+      while (!response.closed) {
+        response.write(piece);
+        await pause(50);
+      }
+    })();
+  };
+}
 
 /** A head, the beginning of a body, and the end of the connection. */
 export function cutOff(status: number): Page {

@@ -8,7 +8,6 @@ import { type McpSession, type McpSettings, openMcpSession } from '../../src/pro
 import {
   cutOff,
   dribbles,
-  dribblesJson,
   floods,
   type HostileMcp,
   hangs,
@@ -119,8 +118,8 @@ describe('an address', () => {
 describe('an answer', () => {
   test.each([
     ['never comes', hangs, 'timeout'],
-    ['comes a little at a time for ever', dribbles, 'timeout'],
-    ['of JSON comes a little at a time for ever', dribblesJson, 'timeout'],
+    ['comes a little at a time for ever', dribbles('text/event-stream'), 'timeout'],
+    ['of JSON comes a little at a time for ever', dribbles('application/json'), 'timeout'],
     ['of JSON is cut off', cutOff(200), 'unreachable'],
     ['that refuses us is cut off', cutOff(401), 'auth_required'],
     ['that says how often we may come is cut off', cutOff(429), 'rate_limited'],

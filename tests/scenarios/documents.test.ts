@@ -9,7 +9,7 @@ import { isDeepStrictEqual } from 'node:util';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { searchChunks } from '../../src/db/knowledge.ts';
 import { chunkDocument } from '../../src/pipelines/ingest/chunk.ts';
-import type { EarlierCut } from '../../src/pipelines/ingest/segments.ts';
+import { cutAfter, type EarlierCut } from '../../src/pipelines/ingest/segments.ts';
 import { type EmbeddingServer, startEmbeddingServer } from '../peers/embedding-server.ts';
 import { type TestDaemon, testDaemon } from '../support/daemon.ts';
 import { type TestDatabase, testDatabase } from '../support/database.ts';
@@ -262,10 +262,9 @@ describe('a daemon', () => {
     };
 
     // the one cut that is left is where a new document is not cut
-    const cuts = [...content.matchAll(/\n\nParagraph 1\d\d says/g)].map(({ index }) => ({
-      end: index,
-      mark: content.slice(index - 48, index),
-    }));
+    const cuts = [...content.matchAll(/\n\nParagraph 1\d\d says/g)].map(({ index }) =>
+      cutAfter(index, content.slice(0, index)),
+    );
     const only = cuts.find((cut) => !isDeepStrictEqual(endsOf(changed, [cut]), endsOf(changed)));
     if (!only) throw new Error('No cut would make a difference.');
     await db.query(

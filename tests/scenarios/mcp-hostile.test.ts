@@ -99,7 +99,7 @@ const deep = (levels: number): unknown => {
 const servers: readonly (readonly [string, string, () => string])[] = [
   ['hangs', 'timeout', () => peer.raw('/hangs', hangs)],
   ['hangs at the listing', 'timeout', () => peer.serve('/hangs-later', () => undefined)],
-  ['dribbles an endless stream', 'timeout', () => peer.raw('/dribbles', dribbles)],
+  ['dribbles an endless stream', 'timeout', () => peer.raw('/dribbles', dribbles('text/event-stream'))],
   ['sends 50 MB', 'too_large', () => peer.raw('/floods', floods('application/json', 50 * 1024 * 1024))],
   [
     'lists a description of 12 MB',

@@ -36,8 +36,8 @@ export type ChunkOptions = {
 /**
  * The chunks of a document in their order; none if it is blank.
  *
- * The same document and options give the same chunks, the cuts of before among them. Every character that is not blank lies in one of them; bodies neither begin nor end
- * in a blank. Text that follows a heading is never in a chunk with sentences repeated from before it.
+ * The same document and options, earlier cuts among them, give the same chunks. Every character that is not blank lies in one of them; bodies
+ * neither begin nor end in a blank. Text that follows a heading is never in a chunk with sentences repeated from before it.
  *
  * @throws RangeError for a limit below MIN_CHUNK_TOKENS or an overlap below 0
  */
@@ -61,7 +61,7 @@ class Packer {
   readonly #index: TokenIndex;
   readonly #prefixes: Prefixes;
   readonly #segments: Segments;
-  readonly #options: Pick<ChunkOptions, 'maxTokens' | 'overlapTokens'>;
+  readonly #options: ChunkOptions;
   readonly #chunks: DocumentChunk[] = [];
   #page = 0;
 
@@ -70,7 +70,7 @@ class Packer {
     index: TokenIndex,
     prefixes: Prefixes,
     segments: Segments,
-    options: Pick<ChunkOptions, 'maxTokens' | 'overlapTokens'>,
+    options: ChunkOptions,
   ) {
     this.#document = document;
     this.#index = index;

@@ -34,7 +34,7 @@ import type { ChunkOptions } from './chunk.ts';
 import type { DocumentChunk, DocumentHints, ProcessedDocument } from './document.ts';
 import { type EmbeddingLanes, embedChunks } from './embed.ts';
 import { embeddingKey, vectorsAtOnce } from './embedding-key.ts';
-import { type EarlierCut, MARK_LENGTH } from './segments.ts';
+import { cutAfter, type EarlierCut, MARK_LENGTH } from './segments.ts';
 
 /** What a document was read from. */
 export type FetchedInput = {
@@ -86,8 +86,10 @@ export type IngestOutcome =
   /** Changed, archived, deleted or taken over meanwhile. */
   | { readonly kind: 'lost' };
 
-/** Changes when the same bytes would become other passages: then everything is read again when it is next asked for. */
-// another version that cuts otherwise must not keep the cuts of the one before: it has to be noted with the generation then
+/**
+ * Changes when the same bytes would become other passages: then everything is read again when it is next asked for. A version that cuts
+ * otherwise must not keep the cuts of the one before: it has to be noted with the generation then.
+ */
 const PIPELINE_VERSION = '1';
 const CHUNK_TOKENS = 512;
 const OVERLAP_TOKENS = 64;
@@ -221,7 +223,7 @@ async function attempt(
 /** Where the generation that is searched now was cut. */
 async function earlierCuts({ db }: IngestDeps, document: ClaimedDocument): Promise<EarlierCut[]> {
   const ends = await chunkEnds(db, document, MARK_LENGTH);
-  return ends.map(({ end, text }) => ({ end, mark: text.slice(-MARK_LENGTH) }));
+  return ends.map(({ end, text }) => cutAfter(end, text));
 }
 
 /** A document is not less complete without an index. */

@@ -25,13 +25,16 @@ export type TableHeader = { readonly start: number; readonly end: number };
 /** UTF-16 units of text before a cut by which it is found again. */
 export const MARK_LENGTH = 48;
 
-/** Where a text was cut before it changed. */
+/** Where a text was cut before it changed; `cutAfter` makes one. */
 export type EarlierCut = {
-  /** Offset in the text of then. */
+  /** Offset in the text of then, in UTF-16 units. */
   readonly end: number;
   /** What stood before it, MARK_LENGTH units at most. */
   readonly mark: string;
 };
+
+/** The cut after a chunk that ended there. @param text the chunk's, or its last MARK_LENGTH units at least */
+export const cutAfter = (end: number, text: string): EarlierCut => ({ end, mark: text.slice(-MARK_LENGTH) });
 
 /** Above every rank with its hash. */
 const KEPT = 2 ** 40;

@@ -3,7 +3,7 @@ import { countTokens } from 'gpt-tokenizer/encoding/cl100k_base';
 import { expect } from 'vitest';
 import type { ChunkOptions } from '../../../src/pipelines/ingest/chunk.ts';
 import type { DocumentChunk, ExtractedDocument } from '../../../src/pipelines/ingest/document.ts';
-import { type EarlierCut, MARK_LENGTH } from '../../../src/pipelines/ingest/segments.ts';
+import { cutAfter, type EarlierCut } from '../../../src/pipelines/ingest/segments.ts';
 import { MAX_PIECE } from '../../../src/pipelines/ingest/token-index.ts';
 
 /** Tokens as gpt-tokenizer counts them, special tokens as plain text. Quadratic in the longest word. */
@@ -20,7 +20,7 @@ export function documentOf(
 
 /** Where chunks end, as the next version of their document is told. */
 export const cutsOf = (chunks: readonly DocumentChunk[]): EarlierCut[] =>
-  chunks.map(({ content, end }) => ({ end, mark: content.slice(-MARK_LENGTH) }));
+  chunks.map(({ content, end }) => cutAfter(end, content));
 
 const segmenter = new Intl.Segmenter(undefined, { granularity: 'grapheme' });
 const isBlank = (character: string | undefined): boolean => character === undefined || /\s/.test(character);
