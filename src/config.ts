@@ -4,6 +4,7 @@
  * Every variable is validated when the process starts; nothing else in the project reads `process.env`.
  */
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { z } from 'zod';
@@ -98,6 +99,8 @@ export type Config = {
   /** Zep's API, without its path; null: its own. */
   readonly zepUrl: string | null;
   readonly queues: Readonly<Record<string, QueueConfig>>;
+  /** Documents that are read at once, each in a thread of its own. */
+  readonly documentThreads: number;
   readonly http: { readonly host: string; readonly port: number };
   readonly allowedPrivateHosts: readonly string[];
   /** Minutes between looks at the tools of a connection whose server gives no hint. */
@@ -231,6 +234,7 @@ export function loadConfig(env: Env = process.env): Config {
     pineconeUrl: url('AGENTD_PINECONE_URL', ['http:', 'https:']),
     zepUrl: url('AGENTD_ZEP_URL', ['http:', 'https:']),
     queues,
+    documentThreads: int('AGENTD_DOCUMENT_THREADS', Math.min(availableParallelism(), 4), 1, 64),
     http: {
       host: text('AGENTD_HTTP_HOST') ?? '127.0.0.1',
       port: int('AGENTD_HTTP_PORT', 9464, 0, 65535),

@@ -45,6 +45,7 @@ test('every mistake is reported, all of them at once, each by the name of its va
     AGENTD_LOG_LEVEL: 'loud',
     AGENTD_STORAGE_URL: 'ftp://h',
     AGENTD_QUEUES: 'nothing',
+    AGENTD_DOCUMENT_THREADS: '0',
     OPENAI_BASE_URL: 'openai.com',
     OTEL_EXPORTER_OTLP_ENDPOINT: 'collector:4318',
     OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'grpc://collector:4317',

@@ -131,6 +131,7 @@ export function configInForce(config: Config): Readonly<Record<string, string>> 
     AGENTD_QUEUES: Object.entries(config.queues)
       .map(([name, queue]) => `${name}=${queue.concurrency}`)
       .join(','),
+    AGENTD_DOCUMENT_THREADS: String(config.documentThreads),
     'AGENTD_HTTP_HOST, AGENTD_HTTP_PORT': `${config.http.host}:${config.http.port}`,
     AGENTD_ALLOWED_PRIVATE_HOSTS: config.allowedPrivateHosts.join(', ') || 'none',
     AGENTD_DRAIN_SECONDS: String(config.drainSeconds),

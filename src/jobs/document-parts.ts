@@ -61,7 +61,11 @@ export function openDocumentParts(options: DocumentPartsOptions): DocumentParts 
   const { clock, config, log, leaseSeconds, metrics, secrets } = options;
   const storage = openStorage(config.storageUrl, config.storageKeys, { clock });
   const client = openGuardedClient({ allowedPrivateHosts: config.allowedPrivateHosts, clock });
-  const workers = new DocumentWorkers({ clock, onKilled: metrics.threadKilled });
+  const workers = new DocumentWorkers({
+    clock,
+    threads: config.documentThreads,
+    onKilled: metrics.threadKilled,
+  });
   const catalog = loadEmbeddingCatalog();
   const leases = new Leases({
     clock,

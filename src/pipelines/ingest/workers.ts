@@ -23,7 +23,7 @@ import type { ProcessRequest, ThreadAnswer } from './worker-protocol.ts';
 
 export type DocumentWorkersOptions = {
   readonly clock?: Clock;
-  /** Documents that are read at once. */
+  /** Documents that are read at once, 1 unless told. */
   readonly threads?: number;
   /** Milliseconds after which a thread without work ends. */
   readonly idleMs?: number;
@@ -43,6 +43,8 @@ export type DocumentWorkersOptions = {
 const GROWTH_MB = 2560;
 /** How often that is looked at, in milliseconds; a second of inflating is some hundred megabytes. */
 const LOOK_MS = 200;
+/** So long a thread may take to say what it holds, in milliseconds. It is asked in the midst of its work, and usually takes a few. */
+const ANSWER_MS = 1_000;
 /** A thread's heap. The text of 20 million characters, its lines and its passages take about half of it. */
 const HEAP_MB = 1536;
 const IDLE_MS = 30_000;
@@ -91,6 +93,8 @@ export class DocumentWorkers {
   readonly #threads = new Set<Thread>();
   readonly #queue: Job[] = [];
   #isStopped = false;
+  /** The largest thread is being found and ended. */
+  #isEndingLargest = false;
 
   constructor(options: DocumentWorkersOptions = {}) {
     this.#clock = options.clock ?? systemClock;
@@ -205,15 +209,45 @@ export class DocumentWorkers {
     thread.worker.postMessage(request, [bytes.buffer as ArrayBuffer]);
   }
 
-  /** Ends a thread under which the process grows too much. With several threads the one that is found is not always the one to blame. */
+  /** Looks now and then whether the process has grown too much since a thread took its document, whoever made it grow. */
   #watch(thread: Thread, before: number): void {
     thread.look = this.#clock.after(LOOK_MS, () => {
-      if (process.memoryUsage.rss() - before <= this.#growthBytes) this.#watch(thread, before);
-      else {
-        const most = Math.round(this.#growthBytes / 1024 / 1024);
-        void this.#end(thread, tooLarge(`Reading the document takes more than ${most} MB of memory`));
-      }
+      if (process.memoryUsage.rss() - before > this.#growthBytes) void this.#endLargest();
+      if (thread.job && !thread.ended) this.#watch(thread, before);
     });
+  }
+
+  /** Ends the thread that holds the most memory: whatever the others read is not to blame for it. One at a time, until its memory is back. */
+  async #endLargest(): Promise<void> {
+    if (this.#isEndingLargest) return;
+    this.#isEndingLargest = true;
+    try {
+      const busy = [...this.#threads].filter(({ job, ended }) => job !== null && !ended);
+      const held = await Promise.all(
+        busy.map(async (thread) => ({ thread, job: thread.job, bytes: await this.#bytesOf(thread) })),
+      );
+      const [largest] = held.sort((a, b) => b.bytes - a.bytes);
+      // its document may have been read meanwhile
+      if (!largest || largest.thread.job !== largest.job) return;
+      const most = Math.round(this.#growthBytes / 1024 / 1024);
+      await this.#end(largest.thread, grewTooMuch(most, busy.length - 1));
+    } finally {
+      this.#isEndingLargest = false;
+    }
+  }
+
+  /** What a thread holds: objects, buffers, and PDFium's memory. Infinite of one that does not say so in time: it does not come to itself. */
+  async #bytesOf({ worker }: Thread): Promise<number> {
+    let timer: Timer | null = null;
+    const late = new Promise<number>((resolve) => {
+      timer = this.#clock.after(ANSWER_MS, () => resolve(Number.POSITIVE_INFINITY));
+    });
+    const said = worker.getHeapStatistics().then(
+      (heap) => heap.total_heap_size + heap.external_memory + heap.malloced_memory,
+      // it is ending
+      () => 0,
+    );
+    return Promise.race([said, late]).finally(() => timer?.cancel());
   }
 
   #receive(thread: Thread, message: ThreadAnswer): void {
@@ -285,6 +319,19 @@ export class DocumentWorkers {
     }
     for (const thread of this.#threads) if (thread.job === job) void this.#end(thread, reason);
   }
+}
+
+/**
+ * @param megabytes that the process may grow by
+ * @param others documents that were read at the same time: then the largest is not proven to be too large alone
+ */
+function grewTooMuch(megabytes: number, others: number): DocumentError {
+  if (others === 0) return tooLarge(`Reading the document takes more than ${megabytes} MB of memory`);
+  return new DocumentError(
+    'too_large',
+    `Reading the document and ${others === 1 ? 'another' : `${others} others`} took more than ${megabytes} MB of memory, and this one most of it. It is tried again; if it goes on, split it and upload its parts.`,
+    { transient: true },
+  );
 }
 
 function killedBy(reason: unknown): ThreadEnd {

@@ -25,6 +25,15 @@ const process = (
 /** Keeps a thread busy for longer than any test: a document of nothing but one word repeated, at the limit of size. */
 const endless = (): Uint8Array => new TextEncoder().encode('coffee is a plant, and '.repeat(800_000));
 
+/** Lines of so many pages that differ. */
+const sheets = (count: number): string[][] =>
+  Array.from({ length: count }, (_, i) =>
+    Array.from(
+      { length: 30 },
+      (_, n) => `Sheet ${i} and line ${n * 13} of it speak of coffee, of its growers and of ports.`,
+    ),
+  );
+
 test('a document comes back with its passages, which are slices of its text', async () => {
   const pool = workers();
   const { text, pageStarts } = await extract(fixture('handbook.pdf'));
@@ -116,6 +125,30 @@ test('a thread whose buffers grow, which are no part of its heap, fails that doc
   expect((await process(pool, fixture('handbook.html'))).format).toBe('html');
 });
 
+test('of documents that are read at once the one that holds the most memory is ended, to be tried again, and the others are read', async () => {
+  const killed: string[] = [];
+  const pool = workers({
+    threads: 2,
+    pdfEngine: 'pdf-parse',
+    growthMb: 400,
+    onKilled: (reason) => killed.push(reason),
+  });
+  // made before, for what grows here would count as well
+  const [large, bomb] = [pdfOfPages(sheets(1500)), pdfThatInflates(300)];
+  // whose own look comes first, and finds what is the other's doing
+  const innocent = process(pool, large);
+  const hostile = process(pool, bomb);
+  await expect(hostile).rejects.toMatchObject({
+    code: 'too_large',
+    isTransient: true,
+    message: expect.stringContaining('and another took more than 400 MB'),
+  });
+  expect((await innocent).pages).toBe(1500);
+  expect(killed).toEqual(['memory']);
+  const alone = process(pool, pdfThatInflates(300));
+  await expect(alone).rejects.toMatchObject({ code: 'too_large', isTransient: false });
+});
+
 test('threads start on demand, no more than allowed, and end when idle', async () => {
   const clock = handClock();
   const pool = workers({ clock, threads: 2, idleMs: 1000 });
@@ -147,13 +180,7 @@ test('stopping rejects what is being read and what waits', async () => {
 
 test('the thread that asks goes on while a document is read', async () => {
   const pool = workers();
-  const pages = Array.from({ length: 1500 }, (_, i) =>
-    Array.from(
-      { length: 30 },
-      (_, n) => `Sheet ${i} and line ${n * 13} of it speak of coffee, of its growers and of ports.`,
-    ),
-  );
-  const bytes = pdfOfPages(pages);
+  const bytes = pdfOfPages(sheets(1500));
   const start = performance.now();
   const delay = monitorEventLoopDelay({ resolution: 5 });
   delay.enable();
