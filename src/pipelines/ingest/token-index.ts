@@ -13,6 +13,8 @@ const SHORT = 64;
 /** Characters whose tokens are summed up beforehand. A power of 2. */
 const BLOCK = 64;
 const SHIFT = 6;
+/** Pieces that are remembered by their place in the text. A power of 2. */
+const RECENT = 4096;
 
 /** Tokens of a text on its own, as the provider counts them; special tokens are plain text. */
 export function countTokens(text: string): number {
@@ -29,6 +31,8 @@ export class TokenIndex {
   readonly #text: string;
   /** At a piece's last unit its tokens, elsewhere 0. */
   readonly #tokens: Uint16Array;
+  /** Where a piece of each hash was last. */
+  readonly #recent: Int32Array;
   /** Tokens of the pieces that end before each block. */
   readonly #before: Uint32Array;
   /** Where pieces were cut. */
@@ -41,6 +45,7 @@ export class TokenIndex {
   constructor(text: string, partTokens = Number.POSITIVE_INFINITY) {
     this.#text = text;
     this.#tokens = new Uint16Array(text.length);
+    this.#recent = new Int32Array(RECENT).fill(-1);
     this.#before = new Uint32Array((text.length >> SHIFT) + 2);
     const cuts = new Set<number>();
     for (let at = 0; at < text.length; ) {
@@ -71,12 +76,12 @@ export class TokenIndex {
    * has in the piece.
    */
   #add(start: number, end: number, partTokens: number): void {
-    const piece = this.#text.slice(start, end);
     // a unit has at most three bytes, and a token at least one
-    if (3 * piece.length <= partTokens) {
-      this.#tokens[end - 1] = pieceTokens(piece);
+    if (3 * (end - start) <= partTokens) {
+      this.#tokens[end - 1] = this.#shortTokens(start, end);
       return;
     }
+    const piece = this.#text.slice(start, end);
     if (piece.length <= SHORT) {
       const tokens = pieceTokens(piece);
       if (tokens <= partTokens) {
@@ -102,6 +107,26 @@ export class TokenIndex {
       from = at + 1;
     }
     this.#tokens[end - 1] = total - done;
+  }
+
+  /** Tokens of a piece, as of an equal one shortly before it, if there was one: the most of a text is pieces that come again and again. */
+  #shortTokens(start: number, end: number): number {
+    const text = this.#text;
+    let hash = end - start;
+    for (let i = start; i < end; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+    const slot = (hash ^ (hash >>> 15)) & (RECENT - 1);
+    const before = this.#recent[slot] as number;
+    let at = 0;
+    if (before >= 0) {
+      const length = end - start;
+      while (at < length && text.charCodeAt(before + at) === text.charCodeAt(start + at)) at++;
+      if (at === length && this.#tokens[before + length - 1] !== 0) {
+        this.#recent[slot] = start;
+        return this.#tokens[before + length - 1] as number;
+      }
+    }
+    this.#recent[slot] = start;
+    return pieceTokens(text.slice(start, end));
   }
 
   /** Which of a piece's token ends, the last few of those from `first` to `last`, is not within a grapheme; `last` if none is. */

@@ -6,12 +6,14 @@
  */
 import ranks from 'gpt-tokenizer/bpeRanks/cl100k_base';
 
-/** Merges and pieces that are remembered, at most: both are chosen by whoever wrote the document. */
+/** Pieces that are remembered, at most: they are chosen by whoever wrote the document. */
 const MAX_REMEMBERED = 200_000;
 /** Longer pieces are hardly seen twice. UTF-16 units. */
 const MAX_REMEMBERED_LENGTH = 64;
-/** Pairs of ranks in one number: more than there are ranks. */
-const RANKS = 131_072;
+/** Merges that are remembered, one for each hash. A power of 2. */
+const MERGES = 65_536;
+/** Bytes of a piece for which the arrays of the last one are taken again. */
+const USUAL = 256;
 const NONE = -1;
 
 /** Ranks by their bytes, a character each. */
@@ -32,8 +34,8 @@ const rankOfByte = Int32Array.from(
   { length: 256 },
   (_, byte) => rankOf.get(String.fromCharCode(byte)) as number,
 );
-/** The rank that two neighbours merge to, or NONE, by their two ranks. */
-const merges = new Map<number, number>();
+/** The rank that two neighbours merge to, or NONE: by a hash of their two ranks, three numbers each. */
+const merges = new Int32Array(3 * MERGES).fill(NONE);
 const remembered = { pieces: 0 };
 
 /**
@@ -89,28 +91,25 @@ function remember(piece: string, count: number): void {
 }
 
 function merged(left: number, right: number): number {
-  const key = left * RANKS + right;
-  let rank = merges.get(key);
-  if (rank === undefined) {
-    rank = rankOf.get(`${bytesOf[left]}${bytesOf[right]}`) ?? NONE;
-    if (merges.size >= MAX_REMEMBERED) merges.clear();
-    merges.set(key, rank);
-  }
+  const hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b);
+  const slot = 3 * ((hash ^ (hash >>> 15)) & (MERGES - 1));
+  if (merges[slot] === left && merges[slot + 1] === right) return merges[slot + 2] as number;
+  const rank = rankOf.get(`${bytesOf[left]}${bytesOf[right]}`) ?? NONE;
+  merges[slot] = left;
+  merges[slot + 1] = right;
+  merges[slot + 2] = rank;
   return rank;
 }
 
 /** Merges the pair of the lowest rank, the leftmost of equals, until none is left. Gives the tokens' starts if they are asked for. */
 function encode(bytes: Uint8Array, starts: number[] | null): number {
   const length = bytes.length;
-  const rank = new Int32Array(length);
-  const next = new Int32Array(length);
-  const before = new Int32Array(length);
+  const { rank, next, before, heap } = length <= USUAL ? usual : new Parts(length);
   for (let i = 0; i < length; i++) {
     rank[i] = rankOfByte[bytes[i] as number] as number;
     next[i] = i + 1 < length ? i + 1 : NONE;
     before[i] = i - 1;
   }
-  const heap = new Heap(length);
   const offer = (left: number): void => {
     if (left === NONE) return;
     const right = next[left] as number;
@@ -180,3 +179,21 @@ class Heap {
     return top;
   }
 }
+
+/** A piece's tokens while they merge, by where they begin: rank, next and previous one; and the merges to come. */
+class Parts {
+  readonly rank: Int32Array;
+  readonly next: Int32Array;
+  readonly before: Int32Array;
+  readonly heap: Heap;
+
+  constructor(length: number) {
+    this.rank = new Int32Array(length);
+    this.next = new Int32Array(length);
+    this.before = new Int32Array(length);
+    this.heap = new Heap(length);
+  }
+}
+
+/** Taken for one piece after the other: its heap is empty whenever a piece is done. */
+const usual = new Parts(USUAL);
