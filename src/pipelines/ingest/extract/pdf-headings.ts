@@ -1,12 +1,15 @@
 /** Which lines of a PDF are headings: those that its bookmarks name, on the pages that they point at. */
+import { BEYOND_ASCII } from './clean.ts';
 import type { PdfBookmark } from './pdf-engine.ts';
 
 /** Letters and digits only: bookmarks and pages differ in blanks, dashes and quotes. */
 const keyOf = (text: string): string =>
-  text
-    .normalize('NFKC')
-    .toLowerCase()
-    .replace(/[^\p{L}\p{N}]+/gu, '');
+  BEYOND_ASCII.test(text)
+    ? text
+        .normalize('NFKC')
+        .toLowerCase()
+        .replace(/[^\p{L}\p{N}]+/gu, '')
+    : text.toLowerCase().replace(/[^a-z0-9]+/g, '');
 
 /** Without a number in front: `3.1 Modes`, `Chapter 3: Modes`, `Appendix A Modes`. Bookmarks have it or not. */
 const withoutNumber = (text: string): string =>
@@ -26,7 +29,10 @@ export function findHeadings(
     if (!lines || !levels || whole === '') continue;
     let known = keys.get(page);
     if (!known) {
-      known = lines.map((line) => ({ whole: keyOf(line), bare: keyOf(withoutNumber(line)) }));
+      known = lines.map((line) => {
+        const [key, rest] = [keyOf(line), withoutNumber(line)];
+        return { whole: key, bare: rest === line ? key : keyOf(rest) };
+      });
       keys.set(page, known);
     }
     const at = known.findIndex(

@@ -2,6 +2,7 @@
  * Paragraphs from a PDF's lines. A PDF does not say where paragraphs end; a line as wide as its neighbours goes on in the next one.
  * Words parted at a line's end become one again.
  */
+import { BEYOND_ASCII } from './clean.ts';
 import { escapeMarks } from './markdown-writer.ts';
 
 export type PdfPage = {
@@ -20,6 +21,10 @@ const ENDS_SENTENCE = /[.!?:;。！？]["'”’»)\]]*$/u;
 const STARTS_LOWER = /^["'“‘«([]?\p{Ll}/u;
 const ENDS_HYPHEN = /(\p{L}+)[-\u2010]$/u;
 const STARTS_WORD = /^\p{Ll}+/u;
+/** The same of lines of any characters, and, several times as fast, of lines of ASCII. */
+type Pattern = { readonly any: RegExp; readonly ascii: RegExp };
+const PARTED: Pattern = { any: /\p{Ll}+(?:-\p{Ll}+)+/gu, ascii: /[a-z]+(?:-[a-z]+)+/g };
+const WORD: Pattern = { any: /\p{Ll}+(?:-\p{Ll}+)*/gu, ascii: /[a-z]+(?:-[a-z]+)*/g };
 
 /** @returns the text, and where in it each page begins. `markup` decides whether marks of Markdown in the text are escaped. */
 export function joinPages(
@@ -120,17 +125,20 @@ class Vocabulary {
 
   /** Whether the document has the two with a hyphen between, and never as one word. */
   keepsHyphen(first: string, second: string): boolean {
-    this.#parted ??= this.#words(/\p{Ll}+(?:-\p{Ll}+)+/gu, (line) => line.includes('-'));
+    this.#parted ??= this.#words(PARTED, (line) => line.includes('-'));
     if (!this.#parted.has(`${first}-${second}`)) return false;
-    this.#whole ??= this.#words(/\p{Ll}+(?:-\p{Ll}+)*/gu, () => true);
+    this.#whole ??= this.#words(WORD, () => true);
     return !this.#whole.has(`${first}${second}`);
   }
 
-  #words(pattern: RegExp, isWorthReading: (line: string) => boolean): Set<string> {
+  #words(pattern: Pattern, isWorthReading: (line: string) => boolean): Set<string> {
     const words = new Set<string>();
     for (const { lines } of this.#pages)
-      for (const line of lines)
-        if (isWorthReading(line)) for (const word of line.toLowerCase().match(pattern) ?? []) words.add(word);
+      for (const line of lines) {
+        if (!isWorthReading(line)) continue;
+        const found = line.toLowerCase().match(BEYOND_ASCII.test(line) ? pattern.any : pattern.ascii);
+        for (const word of found ?? []) words.add(word);
+      }
     return words;
   }
 }

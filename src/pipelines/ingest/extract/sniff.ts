@@ -77,7 +77,8 @@ function isBinary(bytes: Uint8Array): boolean {
   if (starts(bytes, 0xff, 0xfe) || starts(bytes, 0xfe, 0xff)) return false;
   const sample = bytes.subarray(0, 65_536);
   let [control, evenNul, oddNul] = [0, 0, 0];
-  for (const [i, byte] of sample.entries()) {
+  for (let i = 0; i < sample.length; i++) {
+    const byte = sample[i] as number;
     if (byte === 0) i % 2 === 0 ? evenNul++ : oddNul++;
     else if (byte < 32 && !(byte >= 7 && byte <= 13) && byte !== 27) control++;
   }
