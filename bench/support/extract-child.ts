@@ -1,5 +1,5 @@
 /**
- * Reads one PDF and says what it took: `node extract-child.ts WAY FILE`. WAY is `pool` (the daemon's threads, chunking included), `pdfium` or
+ * Reads one PDF and says what it took: `node extract-child.ts WAY FILE [again]`, the second time if asked so. WAY is `pool` (the daemon's threads, chunking included), `pdfium` or
  * `pdf-parse` (our extraction by that engine, on this thread), or `alone` (pdf-parse as its documentation shows it).
  */
 import { readFile } from 'node:fs/promises';
@@ -9,8 +9,10 @@ import { DOCUMENT_LIMITS } from '../../src/pipelines/ingest/document.ts';
 import { extractDocument } from '../../src/pipelines/ingest/extract/extract.ts';
 import { DocumentWorkers } from '../../src/pipelines/ingest/workers.ts';
 
-const [way, file] = process.argv.slice(2);
-const bytes = new Uint8Array(await readFile(file ?? ''));
+const [way, file, again] = process.argv.slice(2);
+const content = await readFile(file ?? '');
+/** Of each reading its own: who reads may take them for itself. */
+let bytes = new Uint8Array(content);
 const hints = { fileName: null, contentType: null };
 
 async function read(): Promise<number> {
@@ -29,6 +31,11 @@ async function read(): Promise<number> {
   const engine = way === 'pdf-parse' ? 'pdf-parse' : 'pdfium';
   const document = await extractDocument(bytes, hints, DOCUMENT_LIMITS, undefined, engine);
   return document.pageStarts?.length ?? 0;
+}
+
+if (again === 'again') {
+  await read();
+  bytes = new Uint8Array(content);
 }
 
 const delay = monitorEventLoopDelay({ resolution: 1 });

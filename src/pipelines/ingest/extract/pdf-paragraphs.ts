@@ -31,42 +31,65 @@ export function joinPages(
   pages: readonly PdfPage[],
   markup: 'markdown' | 'plain',
 ): { text: string; pageStarts: number[] } {
-  const words = new Vocabulary(pages);
-  const out: string[] = [];
-  const pageStarts: number[] = [];
-  let length = 0;
-  const put = (text: string): void => {
-    out.push(text);
-    length += text.length;
-  };
-  let before: Line | null = null;
-  let isProse = false;
-  for (const page of pages) {
-    const width = widthOf(page.lines);
-    if (page.lines.length === 0) pageStarts.push(length);
-    for (const [i, text] of page.lines.entries()) {
-      const level = page.headings.get(i) ?? 0;
-      const line: Line = { text, level, isFull: text.length >= 0.8 * width && width >= MIN_WIDTH, width };
-      const glue = before === null ? '' : glueOf(before, line, i === 0, words);
-      const isJoined = glue === '' || glue === ' ' || glue === HYPHEN;
-      if (before !== null && isJoined) {
-        isProse = true;
-        if (glue === HYPHEN) length -= cutHyphen(out);
-        else put(glue);
-      } else if (before !== null) {
-        const isList = IS_CONTENTS.test(text) && IS_CONTENTS.test(before.text);
-        const parted =
-          i === 0 || isProse || before.level > 0 || level > 0 || ((before.isFull || line.isFull) && !isList);
-        put(parted ? '\n\n' : '\n');
-        isProse = false;
-      }
-      if (i === 0) pageStarts.push(length);
-      if (level > 0) put(`${'#'.repeat(level)} ${text}`);
-      else put(markup === 'markdown' && !(isJoined && before) ? escapeLine(text) : text);
-      before = line;
+  const joiner = new PageJoiner(new Vocabulary(pages), markup);
+  for (const page of pages) joiner.add(page);
+  return { text: joiner.out.join(''), pageStarts: joiner.pageStarts };
+}
+
+class PageJoiner {
+  readonly out: string[] = [];
+  readonly pageStarts: number[] = [];
+  readonly #words: Vocabulary;
+  readonly #markup: 'markdown' | 'plain';
+  #length = 0;
+  #before: Line | null = null;
+  #isProse = false;
+
+  constructor(words: Vocabulary, markup: 'markdown' | 'plain') {
+    this.#words = words;
+    this.#markup = markup;
+  }
+
+  add({ lines, headings }: PdfPage): void {
+    const width = widthOf(lines);
+    if (lines.length === 0) this.pageStarts.push(this.#length);
+    for (let i = 0; i < lines.length; i++) {
+      const text = lines[i] as string;
+      const isFull = text.length >= 0.8 * width && width >= MIN_WIDTH;
+      this.#addLine({ text, level: headings.get(i) ?? 0, isFull, width }, i === 0);
     }
   }
-  return { text: out.join(''), pageStarts };
+
+  #addLine(line: Line, isFirst: boolean): void {
+    const { text, level } = line;
+    const before = this.#before;
+    const glue = before === null ? '' : glueOf(before, line, isFirst, this.#words);
+    const isJoined = glue === '' || glue === ' ' || glue === HYPHEN;
+    if (before !== null && isJoined) {
+      this.#isProse = true;
+      if (glue === HYPHEN) this.#length -= cutHyphen(this.out);
+      else this.#put(glue);
+    } else if (before !== null) {
+      const isList = IS_CONTENTS.test(text) && IS_CONTENTS.test(before.text);
+      const parted =
+        isFirst ||
+        this.#isProse ||
+        before.level > 0 ||
+        level > 0 ||
+        ((before.isFull || line.isFull) && !isList);
+      this.#put(parted ? '\n\n' : '\n');
+      this.#isProse = false;
+    }
+    if (isFirst) this.pageStarts.push(this.#length);
+    if (level > 0) this.#put(`${'#'.repeat(level)} ${text}`);
+    else this.#put(this.#markup === 'markdown' && !(isJoined && before) ? escapeLine(text) : text);
+    this.#before = line;
+  }
+
+  #put(text: string): void {
+    this.out.push(text);
+    this.#length += text.length;
+  }
 }
 
 type Line = {
@@ -136,8 +159,9 @@ class Vocabulary {
     for (const { lines } of this.#pages)
       for (const line of lines) {
         if (!isWorthReading(line)) continue;
-        const found = line.toLowerCase().match(BEYOND_ASCII.test(line) ? pattern.any : pattern.ascii);
-        for (const word of found ?? []) words.add(word);
+        const text = line.toLowerCase();
+        const found = text.match(BEYOND_ASCII.test(text) ? pattern.any : pattern.ascii);
+        if (found) for (let i = 0; i < found.length; i++) words.add(found[i] as string);
       }
     return words;
   }

@@ -14,7 +14,9 @@ const MIN_LETTERS = 10;
 
 const LETTER = /[\p{L}\p{N}]/u;
 /** What fonts say that do not know their letters. */
-const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/u;
+const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/gu;
+/** Where it finds nothing, neither does UNKNOWN, which is slow: below it, and among dashes and quotes, Unicode has no gap. */
+const MAY_BE_UNKNOWN = /[^\0-\u036f\u2010-\u2027]/;
 
 /** Either is loaded when it is first needed: PDFium's code takes 4 MB, that of pdf.js more. */
 const ENGINES: Readonly<Record<PdfEngineName, () => Promise<PdfEngine>>> = {
@@ -87,16 +89,13 @@ async function readLines(
 
 /** A scan, or fonts that do not say which letters their shapes are: both need text recognition. */
 function requireText(pages: readonly (readonly string[])[], file: PdfFile): void {
-  // as many as decide: only where letters are unknown do all of them have to be known
-  const isUnknown = pages.some((lines) => lines.some((line) => UNKNOWN.test(line)));
-  const most = isUnknown ? Number.POSITIVE_INFINITY : MIN_LETTERS * pages.length;
   let [letters, unknown] = [0, 0];
+  for (const line of pages.flat()) if (MAY_BE_UNKNOWN.test(line)) unknown += line.match(UNKNOWN)?.length ?? 0;
+  // no more than decide
+  const most = Math.max(MIN_LETTERS * pages.length, unknown, 1);
   for (const lines of pages) {
-    if (letters >= most && letters > 0) break;
-    for (const char of lines.join('')) {
-      if (LETTER.test(char)) letters++;
-      else if (isUnknown && UNKNOWN.test(char)) unknown++;
-    }
+    if (letters >= most) break;
+    for (const char of lines.join('')) if (LETTER.test(char)) letters++;
   }
   if (unknown > letters) throw needsOcr('The PDF');
   if (letters >= MIN_LETTERS * pages.length || !file.drawsWithoutText()) {
