@@ -119,8 +119,15 @@ export class TokenIndex {
     let at = 0;
     if (before >= 0) {
       const length = end - start;
-      while (at < length && text.charCodeAt(before + at) === text.charCodeAt(start + at)) at++;
-      if (at === length && this.#tokens[before + length - 1] !== 0) {
+      // as one piece there, too: what follows a text decides where it is cut
+      const last = length - 1;
+      while (
+        at < length &&
+        text.charCodeAt(before + at) === text.charCodeAt(start + at) &&
+        (this.#tokens[before + at] !== 0) === (at === last)
+      )
+        at++;
+      if (at === length) {
         this.#recent[slot] = start;
         return this.#tokens[before + length - 1] as number;
       }

@@ -105,6 +105,7 @@ function merged(left: number, right: number): number {
 function encode(bytes: Uint8Array, starts: number[] | null): number {
   const length = bytes.length;
   const { rank, next, before, heap } = length <= USUAL ? usual : new Parts(length);
+  heap.clear();
   for (let i = 0; i < length; i++) {
     rank[i] = rankOfByte[bytes[i] as number] as number;
     next[i] = i + 1 < length ? i + 1 : NONE;
@@ -147,6 +148,10 @@ class Heap {
   constructor(length: number) {
     // each merge offers two pairs, and takes one
     this.#items = new Float64Array(3 * length);
+  }
+
+  clear(): void {
+    this.#size = 0;
   }
 
   push(item: number): void {
@@ -195,5 +200,5 @@ class Parts {
   }
 }
 
-/** Taken for one piece after the other: its heap is empty whenever a piece is done. */
+/** Taken for one piece after the other. */
 const usual = new Parts(USUAL);

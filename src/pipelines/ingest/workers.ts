@@ -1,8 +1,8 @@
 /**
  * A small pool of threads that read documents, so that the daemon's own thread never waits for one.
  *
- * A thread is started when a document finds none idle and fewer than `threads` exist; it reads one document at a time, and ends when it has
- * been idle for `idleMs`. A document's deadline, its abort, a crash or running out of memory end the thread and fail that document alone: the
+ * A thread is started when there is none, or when a document has waited for some time and fewer than `threads` exist: each is memory, and learns anew to be
+ * fast. It reads one document at a time, and ends when it has been idle for `idleMs`. A document's deadline, its abort, a crash or running out of memory end the thread and fail that document alone: the
  * next one gets a new thread. Passages come in slices that are asked for one by one, since a message of 2,000 of them would be
  * tens of milliseconds of copying on the thread that receives it.
  */
@@ -30,14 +30,14 @@ export type DocumentWorkersOptions = {
   readonly pdfEngine?: PdfEngineName;
   /** Megabytes of JavaScript objects that a thread may hold; PDFium's own memory is bounded apart from it. */
   readonly heapMb?: number;
-  /** Megabytes that the process may grow by while a document is read, whatever of it grows. */
+  /** Megabytes that the process may grow by while documents are read, whatever of it grows. */
   readonly growthMb?: number;
   /** A thread was ended in the middle of a document: told why. */
   readonly onKilled?: (reason: ThreadEnd) => void;
 };
 
 /**
- * What the process may grow by while a thread reads: its heap, PDFium's half gigabyte, the file, and room. Buffers are not part of a
+ * What the process may grow by while threads read, all together: its heap, PDFium's half gigabyte, the file, and room. Buffers are not part of a
  * thread's heap, and nobody else bounds them: pdf.js inflates a stream as a whole, and 3 MB of a file became 5 GB.
  */
 const GROWTH_MB = 2560;
@@ -48,6 +48,8 @@ const ANSWER_MS = 1_000;
 /** A thread's heap. The text of 20 million characters, its lines and its passages take about half of it. */
 const HEAP_MB = 1536;
 const IDLE_MS = 30_000;
+/** So long a document waits for the threads that there are, in milliseconds: most are read in less. */
+const PATIENCE_MS = 200;
 /** A thread is replaced after as many documents: pdf.js keeps memory that it should not. */
 const DOCUMENTS_PER_THREAD = 200;
 
@@ -56,6 +58,8 @@ type Job = {
   readonly hints: DocumentHints;
   readonly limits: DocumentLimits;
   readonly chunking: ChunkOptions;
+  /** When it came, by the clock's `elapsed`. */
+  readonly since: number;
   readonly resolve: (document: ProcessedDocument) => void;
   readonly reject: (error: unknown) => void;
   /** Takes the job's listener off its signal. */
@@ -66,8 +70,6 @@ type Thread = {
   readonly worker: Worker;
   job: Job | null;
   deadline: Timer | null;
-  /** The next look at the process's memory. */
-  look: Timer | null;
   idle: Timer | null;
   documents: number;
   /** Settles when it is gone; null while it is not ending. */
@@ -93,8 +95,12 @@ export class DocumentWorkers {
   readonly #threads = new Set<Thread>();
   readonly #queue: Job[] = [];
   #isStopped = false;
-  /** The largest thread is being found and ended. */
-  #isEndingLargest = false;
+  /** Until the first that waits has waited long enough. */
+  #patience: Timer | null = null;
+  /** The next look at the process's memory. */
+  #look: Timer | null = null;
+  /** The least that the process has had since there was no thread, in bytes. */
+  #leastRss = Number.POSITIVE_INFINITY;
 
   constructor(options: DocumentWorkersOptions = {}) {
     this.#clock = options.clock ?? systemClock;
@@ -129,7 +135,8 @@ export class DocumentWorkers {
       if (signal?.aborted) return reject(signal.reason);
       const abort = (): void => this.#abort(job, signal?.reason);
       const forget = (): void => signal?.removeEventListener('abort', abort);
-      const job: Job = { bytes, hints, limits, chunking, resolve, reject, forget };
+      const since = this.#clock.elapsed();
+      const job: Job = { bytes, hints, limits, chunking, since, resolve, reject, forget };
       signal?.addEventListener('abort', abort, { once: true });
       this.#queue.push(job);
       this.#dispatch();
@@ -139,6 +146,8 @@ export class DocumentWorkers {
   /** Ends every thread; documents that are being read or wait are rejected. */
   async stop(): Promise<void> {
     this.#isStopped = true;
+    this.#patience?.cancel();
+    this.#look?.cancel();
     const stopped = new Error('The document workers are stopped.');
     for (const job of this.#queue.splice(0)) settle(job, () => job.reject(stopped));
     const threads = [...this.#threads];
@@ -148,15 +157,27 @@ export class DocumentWorkers {
   #dispatch(): void {
     while (this.#queue.length > 0) {
       const thread =
-        [...this.#threads].find((candidate) => candidate.job === null && !candidate.ended) ?? this.#start();
+        [...this.#threads].find((candidate) => candidate.job === null && !candidate.ended) ?? this.#another();
       if (!thread) return;
       const job = this.#queue.shift();
       if (job) this.#assign(thread, job);
     }
   }
 
-  #start(): Thread | null {
+  /** A new thread, if the first that waits has waited long enough for one. Else it is looked at again when it has. */
+  #another(): Thread | null {
     if (this.#threads.size >= this.#maxThreads) return null;
+    const waited = this.#clock.elapsed() - (this.#queue[0]?.since ?? 0);
+    if (this.#threads.size === 0 || waited >= PATIENCE_MS) return this.#start();
+    this.#patience ??= this.#clock.after(PATIENCE_MS - waited, () => {
+      this.#patience = null;
+      this.#dispatch();
+    });
+    return null;
+  }
+
+  #start(): Thread {
+    if (this.#threads.size === 0) this.#leastRss = process.memoryUsage.rss();
     const worker = new Worker(THREAD_FILE, {
       // short-lived objects are most of what it makes: more room for them is memory and no speed
       resourceLimits: { maxOldGenerationSizeMb: this.#heapMb, maxYoungGenerationSizeMb: 16 },
@@ -173,7 +194,6 @@ export class DocumentWorkers {
       worker,
       job: null,
       deadline: null,
-      look: null,
       idle: null,
       documents: 0,
       ended: null,
@@ -195,7 +215,7 @@ export class DocumentWorkers {
     thread.worker.ref();
     const { timeoutMs } = job.limits;
     thread.deadline = this.#clock.after(timeoutMs, () => void this.#end(thread, timedOut(timeoutMs)));
-    this.#watch(thread, process.memoryUsage.rss());
+    this.#watch();
     const bytes = ownBytes(job.bytes);
     const { hints, limits, chunking } = job;
     const request: ProcessRequest = {
@@ -209,43 +229,67 @@ export class DocumentWorkers {
     thread.worker.postMessage(request, [bytes.buffer as ArrayBuffer]);
   }
 
-  /** Looks now and then whether the process has grown too much since a thread took its document, whoever made it grow. */
-  #watch(thread: Thread, before: number): void {
-    thread.look = this.#clock.after(LOOK_MS, () => {
-      if (process.memoryUsage.rss() - before > this.#growthBytes) void this.#endLargest();
-      if (thread.job && !thread.ended) this.#watch(thread, before);
+  /** Looks at the process's memory now and then while anything is read. */
+  #watch(): void {
+    this.#look ??= this.#clock.after(LOOK_MS, () => {
+      this.#relieve()
+        .catch(() => {})
+        .finally(() => {
+          this.#look = null;
+          if ([...this.#threads].some(({ job }) => job !== null)) this.#watch();
+        });
     });
   }
 
-  /** Ends the thread that holds the most memory: whatever the others read is not to blame for it. One at a time, until its memory is back. */
-  async #endLargest(): Promise<void> {
-    if (this.#isEndingLargest) return;
-    this.#isEndingLargest = true;
-    try {
-      const busy = [...this.#threads].filter(({ job, ended }) => job !== null && !ended);
-      const held = await Promise.all(
-        busy.map(async (thread) => ({ thread, job: thread.job, bytes: await this.#bytesOf(thread) })),
-      );
-      const [largest] = held.sort((a, b) => b.bytes - a.bytes);
-      // its document may have been read meanwhile
-      if (!largest || largest.thread.job !== largest.job) return;
-      const most = Math.round(this.#growthBytes / 1024 / 1024);
-      await this.#end(largest.thread, grewTooMuch(most, busy.length - 1));
-    } finally {
-      this.#isEndingLargest = false;
-    }
+  /** Whether the process has grown too much since there was no thread, or since it was smallest. */
+  #isTooLarge(): boolean {
+    const rss = process.memoryUsage.rss();
+    this.#leastRss = Math.min(this.#leastRss, rss);
+    return rss - this.#leastRss > this.#growthBytes;
   }
 
-  /** What a thread holds: objects, buffers, and PDFium's memory. Infinite of one that does not say so in time: it does not come to itself. */
-  async #bytesOf({ worker }: Thread): Promise<number> {
+  /**
+   * Ends one thing that holds memory when there is too much of it, and leaves the rest to the next look: threads that only keep what they had,
+   * then the thread that holds the most. What the others read is not to blame for it.
+   */
+  async #relieve(): Promise<void> {
+    const threads = [...this.#threads];
+    // one that is ending gives its memory back
+    if (!this.#isTooLarge() || threads.some(({ ended }) => ended)) return;
+    const idle = threads.filter(({ job }) => job === null);
+    if (idle.length > 0) {
+      await Promise.all(idle.map((thread) => this.#end(thread, null)));
+      return;
+    }
+    const held = await Promise.all(
+      threads.map(async (thread) => ({ thread, job: thread.job, bytes: await this.#bytesOf(thread) })),
+    );
+    // one of them may have died, or been read, while they were asked: then it is no longer what it was
+    if (
+      !this.#isTooLarge() ||
+      held.some(({ thread, job, bytes }) => bytes === null || thread.ended || thread.job !== job)
+    )
+      return;
+    const size = ({ bytes }: { bytes: number | null }): number => bytes ?? 0;
+    const largest = held.reduce((most, each) => (size(each) > size(most) ? each : most));
+    const isProven =
+      threads.length === 1 || (Number.isFinite(largest.bytes) && size(largest) > this.#growthBytes);
+    const most = Math.round(this.#growthBytes / 1024 / 1024);
+    await this.#end(largest.thread, isProven ? grewTooMuch(most) : grewTogether(most));
+  }
+
+  /**
+   * What a thread holds: objects, buffers, and PDFium's memory. Infinite of one that does not say so in time: it does not come to itself. Null of
+   * one that starts or dies.
+   */
+  async #bytesOf({ worker }: Thread): Promise<number | null> {
     let timer: Timer | null = null;
     const late = new Promise<number>((resolve) => {
       timer = this.#clock.after(ANSWER_MS, () => resolve(Number.POSITIVE_INFINITY));
     });
     const said = worker.getHeapStatistics().then(
       (heap) => heap.total_heap_size + heap.external_memory + heap.malloced_memory,
-      // it is ending
-      () => 0,
+      () => null,
     );
     return Promise.race([said, late]).finally(() => timer?.cancel());
   }
@@ -278,8 +322,6 @@ export class DocumentWorkers {
   #release(thread: Thread): void {
     thread.deadline?.cancel();
     thread.deadline = null;
-    thread.look?.cancel();
-    thread.look = null;
     thread.job = null;
     thread.facts = null;
     thread.chunks = [];
@@ -298,7 +340,6 @@ export class DocumentWorkers {
   async #end(thread: Thread, reason: unknown): Promise<void> {
     if (thread.ended) return;
     thread.deadline?.cancel();
-    thread.look?.cancel();
     thread.idle?.cancel();
     const { job } = thread;
     thread.job = null;
@@ -321,18 +362,16 @@ export class DocumentWorkers {
   }
 }
 
-/**
- * @param megabytes that the process may grow by
- * @param others documents that were read at the same time: then the largest is not proven to be too large alone
- */
-function grewTooMuch(megabytes: number, others: number): DocumentError {
-  if (others === 0) return tooLarge(`Reading the document takes more than ${megabytes} MB of memory`);
-  return new DocumentError(
+const grewTooMuch = (megabytes: number): DocumentError =>
+  tooLarge(`Reading the document takes more than ${megabytes} MB of memory`);
+
+/** It was the largest, but might have been read alone. */
+const grewTogether = (megabytes: number): DocumentError =>
+  new DocumentError(
     'too_large',
-    `Reading the document and ${others === 1 ? 'another' : `${others} others`} took more than ${megabytes} MB of memory, and this one most of it. It is tried again; if it goes on, split it and upload its parts.`,
+    `Reading the document and others beside it took more than ${megabytes} MB of memory, and this one the largest part of it. It is tried again; if it goes on, split it and upload its parts.`,
     { transient: true },
   );
-}
 
 function killedBy(reason: unknown): ThreadEnd {
   if (!(reason instanceof DocumentError)) return 'aborted';

@@ -8,6 +8,13 @@ import { cutsOf, documentOf, expectSound, oracle } from './chunk-support.ts';
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 60);
 const TIMEOUT = 300_000;
 
+test('a text that was cut in two once, for what followed it, counts as one where it is one', () => {
+  // the last blank before a digit is a piece of its own; the blanks and all of them but the last share a place among the recent pieces
+  const blanks = '\t\t \t \t\t\t \t  ';
+  const text = `x\n${blanks}5\n${`${blanks} 5\n`.repeat(100)}`;
+  expect(new TokenIndex(text).count(0, text.length - 1)).toBe(countTokens(text.slice(0, -1)));
+});
+
 test('tokens are counted as the provider counts them, in every script', { timeout: TIMEOUT }, () => {
   const text = fc.oneof(markdownText, plainText, fc.string({ unit: 'grapheme', maxLength: 200 }));
   fc.assert(

@@ -16,6 +16,11 @@ async function takeTwo(): Promise<[PdfiumInstance, PdfiumInstance]> {
 
 test('what a document did to the memory is over when the next one comes', async () => {
   const before = await takeInstance();
+  const { native } = before;
+  const first = native.HEAPU8.length;
+  const room = native.wasmExports.malloc(30 * MB);
+  native.HEAPU8.fill(7, room, room + 30 * MB);
+  expect(native.HEAPU8.length).toBeGreaterThan(first);
   giveBack(before);
   const refused = fixture('encrypted.pdf');
   const damaged = fixture('handbook.pdf').subarray(0, 20_000);

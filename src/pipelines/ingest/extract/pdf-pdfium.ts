@@ -2,6 +2,7 @@
  * PDF by PDFium, compiled to WebAssembly. Its functions are called directly, and pages are closed soon: a manual of 1,158 pages takes 36 MB
  * of its memory so, and 110 where none is.
  */
+import { DocumentError } from '../document.ts';
 import { corrupt, password, tooLarge } from './failures.ts';
 import {
   MAX_BOOKMARK_LEVEL,
@@ -23,10 +24,17 @@ const SECURITY = 5;
 const TEXT_OBJECT = 1;
 /** Pages that stay open behind the one that is read: what they share with it, fonts above all, is not read again. */
 const OPEN_PAGES = 2;
+/** Where the memory has grown beyond this, pages are large, and none stays open. */
+const ROOMY_BYTES = 64 * 1024 * 1024;
 
 export const pdfium: PdfEngine = {
   async open(bytes, maxCharacters) {
-    const instance = await takeInstance();
+    const instance = await takeInstance().catch((error: unknown) => {
+      throw new DocumentError('worker_crashed', 'PDFium could not be started. It is tried again.', {
+        transient: true,
+        cause: error,
+      });
+    });
     try {
       return guarded(instance, () => new PdfiumFile(instance, bytes, maxCharacters));
     } catch (error) {
@@ -43,7 +51,8 @@ function guarded<T>(instance: PdfiumInstance, call: () => T): T {
   } catch (error) {
     if (error instanceof Error && error.name === 'DocumentError') throw error;
     instance.isBroken = true;
-    if (/memory|OOM|unreachable/i.test(String(error))) throw tooLarge('The PDF needs too much memory');
+    if (instance.wasRefused() || /memory|OOM|unreachable/i.test(String(error)))
+      throw tooLarge('The PDF needs too much memory');
     throw corrupt('The PDF', error instanceof Error ? error : undefined);
   }
 }
@@ -112,7 +121,8 @@ class PdfiumFile implements PdfFile {
     }
     if (content.trim() === '' && !this.#drawsWithoutText) this.#drawsWithoutText = this.#draws(page);
     this.#open.push(page);
-    if (this.#open.length > OPEN_PAGES) native._FPDF_ClosePage(this.#open.shift() as number);
+    const most = native.HEAPU8.length > ROOMY_BYTES ? 0 : OPEN_PAGES;
+    while (this.#open.length > most) native._FPDF_ClosePage(this.#open.shift() as number);
     return content;
   }
 

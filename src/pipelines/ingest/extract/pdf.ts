@@ -14,7 +14,7 @@ const MIN_LETTERS = 10;
 
 const LETTER = /[\p{L}\p{N}]/u;
 /** What fonts say that do not know their letters. */
-const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/gu;
+const UNKNOWN = /[\ufffd\p{Co}\p{Cn}]/u;
 /** Where it finds nothing, neither does UNKNOWN, which is slow: below it, and among dashes and quotes, Unicode has no gap. */
 const MAY_BE_UNKNOWN = /[^\0-\u036f\u2010-\u2027]/;
 
@@ -90,7 +90,9 @@ async function readLines(
 /** A scan, or fonts that do not say which letters their shapes are: both need text recognition. */
 function requireText(pages: readonly (readonly string[])[], file: PdfFile): void {
   let [letters, unknown] = [0, 0];
-  for (const line of pages.flat()) if (MAY_BE_UNKNOWN.test(line)) unknown += line.match(UNKNOWN)?.length ?? 0;
+  for (const lines of pages)
+    for (const line of lines)
+      if (MAY_BE_UNKNOWN.test(line)) for (const char of line) if (UNKNOWN.test(char)) unknown++;
   // no more than decide
   const most = Math.max(MIN_LETTERS * pages.length, unknown, 1);
   for (const lines of pages) {

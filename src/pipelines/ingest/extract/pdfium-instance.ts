@@ -52,6 +52,8 @@ export type PdfiumInstance = {
   readonly native: Native;
   /** Set by whoever saw it abort. */
   isBroken: boolean;
+  /** Whether it was refused more memory. */
+  readonly wasRefused: () => boolean;
   /** Its memory before the first document, up to the last byte that is not 0. */
   readonly image: Uint8Array;
   readonly stack: number;
@@ -72,6 +74,10 @@ const compile = (): Promise<object> => {
   compiled ??= readFile(createRequire(import.meta.url).resolve('@embedpdf/pdfium/pdfium.wasm')).then((wasm) =>
     WebAssembly.compile(wasm),
   );
+  // the next document tries again
+  compiled.catch(() => {
+    compiled = null;
+  });
   return compiled;
 };
 
@@ -83,10 +89,14 @@ export async function takeInstance(): Promise<PdfiumInstance> {
   const kept = spare;
   spare = null;
   if (kept) return kept;
-  const native = await instantiate();
+  let isRefused = false;
+  const native = await instantiate(() => {
+    isRefused = true;
+  });
   return {
     native,
     isBroken: false,
+    wasRefused: () => isRefused,
     image: withoutZeros(native.HEAPU8),
     stack: native.wasmExports.emscripten_stack_get_current(),
   };
@@ -98,7 +108,7 @@ export function giveBack(instance: PdfiumInstance): void {
   const memory = native.HEAPU8;
   // beside its memory it has the place of the stack, which is where it was unless a call did not end
   const isWhole = !instance.isBroken && native.wasmExports.emscripten_stack_get_current() === stack;
-  if (spare || !isWhole || memory.length > MOST_KEPT_BYTES) return;
+  if (spare || !isWhole || instance.wasRefused() || memory.length > MOST_KEPT_BYTES) return;
   memory.set(image);
   memory.fill(0, image.length);
   spare = instance;
@@ -111,7 +121,8 @@ function withoutZeros(bytes: Uint8Array): Uint8Array {
   return bytes.slice(0, end);
 }
 
-async function instantiate(): Promise<Native> {
+/** @param onRefused told when it wanted more memory than it may have */
+async function instantiate(onRefused: () => void): Promise<Native> {
   const module = await compile();
   const options = {
     // a file's oddities are not for the log
@@ -120,7 +131,11 @@ async function instantiate(): Promise<Native> {
     instantiateWasm(imports: Imports, done: (instance: Instance) => void) {
       const grow = imports.env?.emscripten_resize_heap as (size: number) => boolean;
       // the module itself may ask for 2 GB; refused, it gives up the document
-      const bounded = (size: number): boolean => size >>> 0 <= MAX_HEAP_BYTES && grow(size);
+      const bounded = (size: number): boolean => {
+        if (size >>> 0 <= MAX_HEAP_BYTES) return grow(size);
+        onRefused();
+        return false;
+      };
       const instance = new WebAssembly.Instance(module, {
         ...imports,
         // it needs no files; what one document wrote into one the next might read
