@@ -1,10 +1,10 @@
 /**
  * A small pool of threads that read documents, so that the daemon's own thread never waits for one.
  *
- * A thread is started when there is none, or when a document has waited for some time and fewer than `threads` exist: each is memory, and learns anew to be
- * fast. It reads one document at a time, and ends when it has been idle for `idleMs`. A document's deadline, its abort, a crash or running out of memory end the thread and fail that document alone: the
- * next one gets a new thread. Passages come in slices that are asked for one by one, since a message of 2,000 of them would be
- * tens of milliseconds of copying on the thread that receives it.
+ * A thread is started when there is none, or when a document has waited for some time and fewer than `threads` exist: each is memory, and
+ * learns anew to be fast. It reads one document at a time, and ends when it has been idle for `idleMs`. A document's deadline, its abort, a
+ * crash or running out of memory end the thread and fail that document alone: the next one gets a new thread. Passages come in slices that are
+ * asked for one by one, since a message of 2,000 of them would be tens of milliseconds of copying on the thread that receives it.
  */
 import { isMarkedAsUntransferable, Worker } from 'node:worker_threads';
 import { type Clock, systemClock, type Timer } from '../../clock.ts';
