@@ -1,6 +1,7 @@
 /**
- * Reads one PDF and says what it took: `node extract-child.ts WAY FILE [again]`, the second time if asked so. WAY is `pool` (the daemon's threads, chunking included), `pdfium` or
- * `pdf-parse` (our extraction by that engine, on this thread), or `alone` (pdf-parse as its documentation shows it).
+ * Reads one PDF and says what it took: `node extract-child.ts WAY FILE [again]`, the second time if asked so. WAY is `pool` (the daemon's
+ * threads, chunking included), `pdfium` or `pdf-parse` (our extraction by that engine, on this thread), or `alone` (pdf-parse as its
+ * documentation shows it).
  */
 import { readFile } from 'node:fs/promises';
 import { monitorEventLoopDelay } from 'node:perf_hooks';

@@ -141,6 +141,17 @@ export function pdfOfPages(pages: readonly (readonly string[])[]): Uint8Array {
   return pdf(objects);
 }
 
+/** A PDF of one page that draws so many lines, each an object that PDFium keeps. */
+export function pdfOfStrokes(count: number): Uint8Array {
+  const content = `${deflateSync('0 0 m 1 1 l S\n'.repeat(count), { level: 1 }).toString('hex')}>`;
+  return pdf([
+    '<< /Type /Catalog /Pages 2 0 R >>',
+    '<< /Type /Pages /Kids [3 0 R] /Count 1 /MediaBox [0 0 612 792] >>',
+    '<< /Type /Page /Parent 2 0 R /Contents 4 0 R >>',
+    `<< /Length ${content.length} /Filter [/ASCIIHexDecode /FlateDecode] >>\nstream\n${content}\nendstream`,
+  ]);
+}
+
 /** A PDF of one line whose page inflates to so many megabytes of blanks. */
 export function pdfThatInflates(megabytes: number): Uint8Array {
   const blanks = Buffer.alloc(megabytes * 1024 * 1024, ' ');

@@ -5,7 +5,7 @@ import {
   type PdfiumInstance,
   takeInstance,
 } from '../../../src/pipelines/ingest/extract/pdfium-instance.ts';
-import { fixture, pdfOfPages } from './documents.ts';
+import { codeOf, fixture, pdfOfPages, pdfOfStrokes } from './documents.ts';
 
 const MB = 1024 * 1024;
 
@@ -58,4 +58,16 @@ test('an instance that grew, aborted, or was left in the middle of a call is not
   giveBack(left);
   const [last] = await takeTwo();
   expect(last).not.toBe(left);
+});
+
+test('a page that takes more memory than PDFium may have is too large, and the next document gets another instance', async () => {
+  const kept = await takeInstance();
+  giveBack(kept);
+  const file = await pdfium.open(pdfOfStrokes(4_000_000), 1_000_000);
+  expect(await codeOf(file.readPages(0, 1))).toBe('too_large');
+  await file.close();
+  const next = await pdfium.open(fixture('handbook.pdf'), 1_000_000);
+  expect((await next.readPages(0, 1))[0]).toContain('coffee');
+  await next.close();
+  expect(await takeInstance()).not.toBe(kept);
 });
